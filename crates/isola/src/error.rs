@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-pub use crate::files::FileFailure;
+pub use crate::file_failure::FileFailure;
 
 /// The error of a failed operation.
 ///

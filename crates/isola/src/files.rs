@@ -27,10 +27,7 @@ use wasmtime_wasi::{
     },
 };
 
-pub use self::private::{
-    FileFailure,
-    embedder::{FileEntry, FileKind, FileStat, SandboxFiles},
-};
+pub use self::private::embedder::{FileEntry, FileKind, FileStat, SandboxFiles};
 pub(crate) use self::private::{HOME, PrivateFiles, PrivateHandle, Tree, format};
 use self::{
     descriptors::{DescriptorPermit, DescriptorQuota},

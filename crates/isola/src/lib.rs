@@ -81,6 +81,7 @@ mod cpu;
 mod engine;
 mod error;
 mod event;
+mod file_failure;
 mod files;
 mod guest;
 mod host;

@@ -11,8 +11,8 @@ use libfuzzer_sys::fuzz_target;
 mod budget;
 #[path = "../../../crates/isola/src/files/private/content.rs"]
 mod content;
-#[path = "../../../crates/isola/src/files/private/failure.rs"]
-mod failure;
+#[path = "../../../crates/isola/src/file_failure.rs"]
+mod file_failure;
 #[path = "../../../crates/isola/src/files/private/format.rs"]
 mod format;
 #[path = "../../../crates/isola/src/files/private/inode.rs"]

@@ -23,7 +23,6 @@ use std::{
 
 use wasmtime_wasi::p2::{FsResult, bindings::filesystem::types::DirectoryEntry};
 
-pub use self::failure::FileFailure;
 use self::{inode::Ino, resolve::MountPoints, tree::ROOT};
 pub(crate) use self::{
     resolve::{Found, PathEntry},
@@ -33,11 +32,11 @@ use super::{
     descriptors::DescriptorPermit,
     errors::{PendingError, denied},
 };
+use crate::file_failure::FileFailure;
 
 mod budget;
 mod content;
 pub(super) mod embedder;
-mod failure;
 pub(crate) mod format;
 mod inode;
 pub(super) mod operations;

@@ -1,5 +1,8 @@
 //! The limit of what a private tree may take.
 
+/// What an entry of a directory counts in addition to its name, in bytes.
+const ENTRY_CHARGE: u64 = 64;
+
 /// The bytes that a private tree takes, and their limit.
 #[derive(Clone)]
 pub(crate) struct Budget {
@@ -43,4 +46,9 @@ impl Budget {
     pub(super) fn release(&mut self, charge: u64) {
         self.used = self.used.saturating_sub(charge);
     }
+}
+
+/// Returns what an entry of a directory counts, in bytes.
+pub(super) fn entry_charge(name: &str) -> u64 {
+    ENTRY_CHARGE + name.len() as u64
 }

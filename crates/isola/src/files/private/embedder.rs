@@ -3,12 +3,15 @@
 use std::time::SystemTime;
 
 use super::{
-    FileFailure, Found, PathEntry, PrivateFiles, State,
+    Found, PathEntry, PrivateFiles, State,
     inode::{Ino, Inode, Kind},
     resolve::resolve,
     tree::{HOME, ROOT},
 };
-use crate::error::{Error, FileError};
+use crate::{
+    error::{Error, FileError},
+    file_failure::FileFailure,
+};
 
 /// The size in bytes that a path must stay below, as for the guest.
 const MAX_PATH_BYTES: usize = 4_096;

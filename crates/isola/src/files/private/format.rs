@@ -141,7 +141,7 @@ impl<R: Read> TreeReader<'_, R> {
                     let mut names = Vec::new();
                     for _ in 0..entries {
                         let entry = (self.text(MAX_NAME_BYTES)?, self.u32()?);
-                        self.charge(super::tree::entry_charge(&entry.0))?;
+                        self.charge(super::budget::entry_charge(&entry.0))?;
                         names.push(entry);
                     }
                     self.parents.push((ino, names));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use super::{content::Content, tree::entry_charge};
+use super::{budget::entry_charge, content::Content};
 
 /// The number of an inode.
 pub(crate) type Ino = u32;

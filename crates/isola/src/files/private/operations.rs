@@ -9,12 +9,14 @@ use wasmtime_wasi::p2::{
 
 use super::{
     PathEntry, PrivateFiles, PrivateHandle,
-    failure::FileFailure,
     inode::{Ino, Inode, Kind},
 };
-use crate::files::{
-    descriptors::DescriptorPermit,
-    host::{OpenHow, Times, timestamp},
+use crate::{
+    file_failure::FileFailure,
+    files::{
+        descriptors::DescriptorPermit,
+        host::{OpenHow, Times, timestamp},
+    },
 };
 
 impl PrivateFiles {

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::file_failure::FileFailure;
+
 use super::{
-    failure::FileFailure,
     inode::{Ino, Kind},
     tree::{MAX_NAME_BYTES, ROOT, Result, Tree},
 };

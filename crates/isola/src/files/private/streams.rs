@@ -6,10 +6,13 @@ use std::{sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
-use super::{FileFailure, OpenInode};
-use crate::files::{
-    errors::StreamErrorCode,
-    host::{MAX_TRANSFER_BYTES, Position},
+use super::OpenInode;
+use crate::{
+    file_failure::FileFailure,
+    files::{
+        errors::StreamErrorCode,
+        host::{MAX_TRANSFER_BYTES, Position},
+    },
 };
 
 /// An input stream that starts at a position.

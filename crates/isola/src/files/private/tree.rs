@@ -10,10 +10,11 @@ use std::{
     time::SystemTime,
 };
 
+use crate::file_failure::FileFailure;
+
 use super::{
-    budget::{Budget, Full},
+    budget::{Budget, Full, entry_charge},
     content::{Content, MAX_SIZE},
-    failure::FileFailure,
     inode::{Device, Directory, Ino, Inode, Kind, MODE_BITS},
 };
 
@@ -32,9 +33,6 @@ const UMASK: u16 = 0o022;
 
 /// The largest name of an entry, in bytes, as on Linux.
 pub(super) const MAX_NAME_BYTES: usize = 255;
-
-/// What an entry of a directory counts in addition to its name, in bytes.
-const ENTRY_CHARGE: u64 = 64;
 
 /// The largest number of links to a file.
 const MAX_LINKS: u32 = 65_000;
@@ -521,11 +519,6 @@ impl Tree {
 fn inode_mut(inodes: &mut Arc<Inodes>, ino: Ino) -> Result<&mut Inode> {
     let slot = Arc::make_mut(inodes).slots.get_mut(ino as usize).and_then(Option::as_mut);
     slot.map(Arc::make_mut).ok_or(FileFailure::NotFound)
-}
-
-/// Returns what an entry of a directory counts, in bytes.
-pub(super) fn entry_charge(name: &str) -> u64 {
-    ENTRY_CHARGE + name.len() as u64
 }
 
 fn no_space(_: Full) -> FileFailure {

@@ -1,4 +1,4 @@
-//! The reasons for which an operation on a private file fails.
+//! The reasons for which an operation on a file of a sandbox fails.
 
 /// The reason why an operation on a file of a sandbox failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
