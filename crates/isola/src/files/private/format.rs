@@ -303,7 +303,7 @@ fn too_large() -> io::Error {
 mod tests {
     use super::*;
 
-    const MAX: u64 = 1 << 20;
+    const MAX_BYTES: u64 = 1 << 20;
 
     /// Returns the bytes of a tree whose inodes are these: a kind and what follows the
     /// times.
@@ -344,7 +344,7 @@ mod tests {
     fn impossible_trees_are_refused() {
         let empty = || file(0, &[]);
         let good = bytes(&[directory(&[("a", 1), ("d", 2)]), empty(), directory(&[("b", 1)])]);
-        let tree = read(&mut good.as_slice(), MAX).unwrap();
+        let tree = read(&mut good.as_slice(), MAX_BYTES).unwrap();
         assert_eq!(tree.inode(1).unwrap().links, 2);
         for (says, inodes) in [
             ("root is not a directory", vec![empty()]),
@@ -366,11 +366,11 @@ mod tests {
             ("device is unknown", vec![directory(&[("a", 1)]), (DEVICE, vec![3])]),
             ("kind of a file is unknown", vec![directory(&[]), (4, vec![])]),
         ] {
-            let error = read(&mut bytes(&inodes).as_slice(), MAX).err().unwrap().to_string();
+            let error = read(&mut bytes(&inodes).as_slice(), MAX_BYTES).err().unwrap().to_string();
             assert!(error.contains(says), "{says}: {error}");
         }
         for end in 0..good.len() {
-            assert!(read(&mut &good[..end], MAX).is_err(), "cut at {end}");
+            assert!(read(&mut &good[..end], MAX_BYTES).is_err(), "cut at {end}");
         }
     }
 
@@ -378,7 +378,7 @@ mod tests {
     fn more_than_the_header_says_is_refused() {
         let block = |number: u64| (number * 65_536, 65_536);
         let large = bytes(&[directory(&[("a", 1)]), file(1, &[block(0), block(1), block(2)])]);
-        assert!(read(&mut large.as_slice(), MAX).is_ok());
+        assert!(read(&mut large.as_slice(), MAX_BYTES).is_ok());
         assert!(read(&mut large.as_slice(), 150_000).err().unwrap().to_string().contains("more"));
         // A number of inodes without bytes for them takes no memory.
         let mut many = 0_u16.to_le_bytes().to_vec();
