@@ -240,7 +240,7 @@ impl Files<'_> {
     fn follow(&self, fd: &Resource<Descriptor>, path: String, follow: bool) -> FsResult<Target> {
         let path = check_length(path)?;
         let start = match self.node(fd)? {
-            Node::Private(handle) => handle.as_directory()?.open.ino,
+            Node::Private(handle) => handle.directory_only()?.open.ino,
             Node::Mounted(handle) => match self.above(&handle, &path) {
                 Some(directory) => directory,
                 None => return Ok(Target::Mounted(handle, path)),

@@ -140,7 +140,7 @@ impl types::HostDescriptor for Files<'_> {
         let directory = match self.node(&fd)? {
             Node::Mounted(handle) => handle.directory()?,
             Node::Private(handle) => {
-                let directory = PrivateDirectory::new(handle.as_directory()?.open);
+                let directory = PrivateDirectory::new(handle.directory_only()?.open);
                 return Ok(Resource::new_own(self.table.push(directory)?.rep()));
             }
         };

@@ -148,10 +148,12 @@ impl SandboxFiles {
         self.at(path, |state, _| {
             let directory = existing(state, path, true)?;
             let entries = &state.tree.directory(directory)?.entries;
-            let entry = |(name, ino): (&Box<str>, &Ino)| {
-                Ok(FileEntry { name: name.to_string(), stat: stat(state.tree.inode(*ino)?) })
-            };
-            entries.iter().map(entry).collect()
+            let mut found = Vec::with_capacity(entries.len());
+            for (name, ino) in entries {
+                let stat = stat(state.tree.inode(*ino)?);
+                found.push(FileEntry { name: name.to_string(), stat });
+            }
+            Ok(found)
         })
     }
 

@@ -241,7 +241,7 @@ impl PathEntry {
 
 impl PrivateHandle {
     /// Returns the handle if it is a directory.
-    pub(in crate::files) fn as_directory(self) -> FsResult<Self> {
+    pub(in crate::files) fn directory_only(self) -> FsResult<Self> {
         if self.directory { Ok(self) } else { Err(FileFailure::NotADirectory.into()) }
     }
 
