@@ -25,11 +25,12 @@ const fn micros(python: u64, javascript: u64) -> [Option<Duration>; 2] {
     [Some(Duration::from_micros(python)), Some(Duration::from_micros(javascript))]
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "template from a warm cache", goals: micros(10_000, 10_000), run: warm_template },
     Step { name: "create", goals: micros(1_000, 200), run: create },
     Step { name: "create, load, first result", goals: micros(3_000, 1_500), run: first_result },
     Step { name: "later call, small arguments", goals: micros(25, 40), run: later_call },
+    Step { name: "run_code of 1+1", goals: micros(85, 100), run: run_code },
     Step { name: "1 MiB string in and back", goals: micros(15_000, 15_000), run: mebibyte },
     Step { name: "hostcall there and back", goals: micros(60, 80), run: hostcall },
     Step { name: "1,000 hostcalls at once", goals: micros(40_000, 60_000), run: many_hostcalls },
@@ -159,6 +160,19 @@ fn calls(
 fn later_call(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
     let sources = ["def main(a):\n    return a + 1\n", "function main(a) { return a + 1 }"];
     calls(bencher, guest, sources, &serde_json::json!(1));
+}
+
+fn run_code(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
+    bencher.iter_custom(|iterations| async move {
+        let sandbox = loaded(&template(guest).await, "").await;
+        sandbox.run_code("1+1").await.unwrap();
+        let start = Instant::now();
+        for _ in 0..iterations {
+            let execution = sandbox.run_code("1+1").await.unwrap();
+            assert_eq!(execution.text(), Some("2"));
+        }
+        start.elapsed()
+    });
 }
 
 fn mebibyte(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
