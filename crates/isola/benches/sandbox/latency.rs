@@ -169,7 +169,7 @@ fn run_code(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
         let start = Instant::now();
         for _ in 0..iterations {
             let execution = sandbox.run_code("1+1").await.unwrap();
-            assert_eq!(execution.text(), Some("2"));
+            assert_eq!(execution.text().as_deref(), Some("2"));
         }
         start.elapsed()
     });
