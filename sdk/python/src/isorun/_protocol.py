@@ -64,9 +64,9 @@ class Options:
     """The options of a sandbox."""
 
     image: str
-    vcpus: int
-    mem_mib: int
-    disk_mib: int
+    vcpus: int | None
+    mem_mib: int | None
+    disk_mib: int | None
     sandbox_timeout: float
     network_profile: str
     allow: Sequence[str] | None
@@ -79,11 +79,12 @@ class Options:
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {
             "image": self.image,
-            "vcpus": self.vcpus,
-            "mem_mib": self.mem_mib,
-            "disk_mib": self.disk_mib,
             "timeout": self.sandbox_timeout,
         }
+        # The defaults depend on the image, and are the server's.
+        for name in ("vcpus", "mem_mib", "disk_mib"):
+            if (limit := getattr(self, name)) is not None:
+                body[name] = limit
         if self.on_idle != "destroy":
             body["on_idle"] = self.on_idle
         if self.auto_resume:

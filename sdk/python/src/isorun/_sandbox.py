@@ -28,9 +28,9 @@ class Sandbox(SandboxBase):
         self,
         image: str,
         *,
-        vcpus: int = 1,
-        mem_mib: int = 1024,
-        disk_mib: int = 10240,
+        vcpus: int | None = None,
+        mem_mib: int | None = None,
+        disk_mib: int | None = None,
         timeout: float = 30,
         sandbox_timeout: float = 300,
         network_profile: str = "default",
@@ -44,10 +44,12 @@ class Sandbox(SandboxBase):
         api_key: str | None = None,
     ) -> None:
         """
-        :param image: any OCI image, or `host`: the server's own programs, read-only.
-        :param vcpus: the number of virtual CPUs.
-        :param mem_mib: the memory in MiB.
-        :param disk_mib: the limit of the sandbox's writable disk space, in MiB.
+        :param image: any OCI image, or `host`: the server's own programs, read-only; or
+            `isola:python` or `isola:js`, an interpreter.
+        :param vcpus: the number of virtual CPUs; 1 by default.
+        :param mem_mib: the memory in MiB; 1024 by default, and 256 for an interpreter.
+        :param disk_mib: the limit of the sandbox's writable disk space, in MiB; 10240 by
+            default, and 64 for an interpreter, whose files are in memory.
         :param timeout: the default timeout of a command in seconds; 0 or -1 for no
             timeout.
         :param sandbox_timeout: the time without activity, in seconds, after which the
