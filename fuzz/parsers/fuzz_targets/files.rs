@@ -22,7 +22,7 @@ mod resolve;
 #[path = "../../../crates/isola/src/files/private/tree.rs"]
 mod tree;
 
-use resolve::{PathEntry, Found, MountPoints};
+use resolve::{Found, MountPoints, PathEntry};
 use tree::{ROOT, Tree};
 
 /// The limit of the storage, in bytes.

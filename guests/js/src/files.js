@@ -3,13 +3,7 @@
 import * as host from 'isola:sandbox/host@0.1.0';
 import { utf8 } from './bytes.js';
 import { extract } from './body.js';
-import {
-  define,
-  freeze,
-  SafeNumber,
-  SafeTypeError,
-  string,
-} from './intrinsics.js';
+import { define, freeze, SafeNumber, SafeTypeError, string } from './intrinsics.js';
 
 const { ArrayBuffer, Date } = globalThis;
 const isView = ArrayBuffer.isView;
