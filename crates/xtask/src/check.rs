@@ -21,7 +21,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::workspace::files;
-use crate::{format, fuzz, generate, node, process, progress, sdk, setup, test, workspace};
+use crate::{format, fuzz, generate, node, process, progress, sdk, setup, workspace};
 
 #[derive(clap::Args)]
 pub struct CheckArgs {
@@ -138,7 +138,7 @@ fn clippy() -> Result<Outcome> {
         "--workspace",
         "--all-targets",
         "--features",
-        test::FEATURES,
+        workspace::TEST_FEATURES,
         "--",
         "-D",
         "warnings",

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{dependencies, format, process, setup, workspace};
+use crate::{dependencies, format, sdk, setup, workspace};
 
 const OPENAPI: &str = "openapi/isorun.json";
 
@@ -107,8 +107,9 @@ fn run(script: &Script, output: &str) -> Result<String> {
 
 /// Returns the OpenAPI description of the server's HTTP API.
 fn openapi() -> Result<String> {
-    let mut cargo = process::cargo(&["run", "--quiet", "--package", "isorun", "--", "openapi"]);
-    let output = cargo.output().context("cannot start cargo")?;
+    sdk::build_for_tests()?;
+    let mut command = Command::new(sdk::command()?);
+    let output = command.arg("openapi").output().context("cannot start isorun")?;
     if !output.status.success() {
         bail!("`isorun openapi` failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }

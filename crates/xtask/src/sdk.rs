@@ -16,6 +16,17 @@ pub fn build() -> Result<()> {
     process::run(process::cargo(&["build", "--package", "isorun"]))
 }
 
+/// Builds the server with the features of the tests of all crates, so that nothing is
+/// compiled again that they have compiled.
+pub fn build_for_tests() -> Result<()> {
+    let features = workspace::TEST_FEATURES;
+    // A test of the command, since such tests need its program.
+    let wanted = ["--features", features, "--test", "isorun", "--no-run"];
+    let mut cargo = process::cargo(&["test", "--quiet", "--workspace"]);
+    cargo.args(wanted);
+    process::run_quiet(cargo)
+}
+
 /// Runs the tests with a server that was built before. `args` are passed to pytest.
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;

@@ -11,10 +11,6 @@ use clap::Subcommand;
 
 use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
 
-/// The features for tests only: the conformance suite of engines, and the entry points of
-/// fuzz targets, which have unit tests.
-pub const FEATURES: &str = "isorun-engine/conformance,isorun-egress/fuzzing,isorun-image/fuzzing";
-
 /// The end of the help, which shows what [`expand_short_forms`] replaces.
 const SHORT_FORMS: &str = "\
 Short forms:
@@ -86,7 +82,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         }
         Some(Suite::Python { args }) => python(args),
         Some(Suite::Sdk { args }) => {
-            sdk::build()?;
+            sdk::build_for_tests()?;
             sdk::test(args)
         }
     }
@@ -111,7 +107,8 @@ fn rust(args: &[String]) -> Result<()> {
     debian::image_tools()?;
     linux::ensure()?;
     eprintln!("==> cargo test --workspace");
-    let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
+    let mut command =
+        process::cargo(&["test", "--workspace", "--features", workspace::TEST_FEATURES]);
     command.args(args);
     process::run(command)
 }
@@ -124,7 +121,8 @@ fn quick(args: &[String]) -> Result<()> {
     runners()?;
     let selected = ["--lib", "--bins", "--test", "sandbox", "--test", "codec"];
     eprintln!("==> cargo test --workspace {}", selected.join(" "));
-    let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
+    let mut command =
+        process::cargo(&["test", "--workspace", "--features", workspace::TEST_FEATURES]);
     command.args(selected).args(args);
     process::run(command)
 }

@@ -7,6 +7,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Metadata, MetadataCommand};
 
+/// The features for tests only: the conformance suite of engines, and the entry points of
+/// fuzz targets, which have unit tests.
+pub const TEST_FEATURES: &str =
+    "isorun-engine/conformance,isorun-egress/fuzzing,isorun-image/fuzzing";
+
 /// Returns the root of the checkout, independent of the current directory.
 pub fn root() -> PathBuf {
     // Cargo sets the variable when it runs this program. The value from compile time

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use self::table::{Outcomes, Table, Test};
 use super::Outcome;
-use crate::{guests, process, python_library, test, workspace};
+use crate::{guests, process, python_library, workspace};
 
 const TABLE: &str = "crates/isola/tests/python-tests.txt";
 
@@ -54,7 +54,7 @@ pub fn run(write: bool) -> Result<Outcome> {
         "--workspace",
         "--bins",
         "--features",
-        test::FEATURES,
+        workspace::TEST_FEATURES,
     ]))?;
     let runner = Runner {
         isola: workspace::metadata()?.target_directory.join("debug/isola").into(),
