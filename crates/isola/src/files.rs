@@ -22,13 +22,13 @@ use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::{
     filesystem::Descriptor,
     p2::{
-        FsError, FsResult,
+        FsResult,
         bindings::filesystem::types::{ErrorCode, NewTimestamp, PathFlags},
     },
 };
 
 pub use self::private::embedder::{FileEntry, FileKind, FileStat, SandboxFiles};
-pub(crate) use self::private::{HOME, PrivateFiles, PrivateHandle, Tree, format};
+pub(crate) use self::private::{PrivateFiles, PrivateHandle, Tree, format};
 use self::{
     descriptors::{DescriptorPermit, DescriptorQuota},
     errors::{PendingError, denied, outcome},
@@ -261,23 +261,26 @@ impl Files<'_> {
         self.files.private.mount_point(mount)
     }
 
-    /// Returns the end of a rename or link that starts in a mount, if it is in a mount too.
-    fn within_mount(&self, target: Target) -> FsResult<(Handle, String)> {
-        match target {
-            Target::Mounted(handle, path) => Ok((handle, path)),
+    /// Returns the ends of a rename or a link of which one is in a mount at least: the
+    /// other must be in the same.
+    async fn ends_in_mount(&mut self, from: Target, to: Target) -> FsResult<[(Handle, String); 2]> {
+        let (from, old_path) = match from {
+            Target::Mounted(from, path) => (self.changeable(from, &path, None).await?, path),
+            Target::Private(entry) => {
+                entry.inode()?;
+                self.files.private.check_writable()?;
+                return Err(ErrorCode::CrossDevice.into());
+            }
+        };
+        match to {
+            Target::Mounted(to, new_path) => {
+                let to = same_mount(&from, to)?;
+                Ok([(from, old_path), (to, new_path)])
+            }
             Target::Private(_) => {
                 self.files.private.check_writable()?;
                 Err(ErrorCode::CrossDevice.into())
             }
-        }
-    }
-
-    /// Returns the error for moving a private entry into a mount.
-    fn across(&self, from: &PathEntry) -> FsError {
-        match from.inode() {
-            Ok(_) if self.files.private.check_writable().is_ok() => ErrorCode::CrossDevice.into(),
-            Ok(_) => denied(),
-            Err(missing) => missing,
         }
     }
 

@@ -40,13 +40,13 @@ pub struct ContextState {
 
 impl Interpreters {
     /// Runs code, and sends its events, the last of which is its end. Code in other contexts
-    /// of the interpreter runs first. If the receiver of the events is dropped, the code is
+    /// of the interpreter runs first; the time limit applies to that wait as well. If the receiver of the events is dropped, the code is
     /// interrupted.
     ///
     /// # Errors
     ///
-    /// [`Error::ContextBusy`] if the context runs code, [`Error::NoContext`],
-    /// [`Error::LanguageMissing`], and [`Error::Ended`] if the code ended the interpreter.
+    /// [`Error::ContextBusy`] if the context runs code, [`Error::Busy`] if code in another
+    /// context runs up to the time limit, [`Error::NoContext`], [`Error::LanguageMissing`], and [`Error::Ended`] if the code ended the interpreter.
     pub async fn run_code(
         &self,
         id: &SandboxId,
@@ -57,7 +57,8 @@ impl Interpreters {
         interpreter.check_language(cell.language.as_deref())?;
         let context = cell.context.clone().unwrap_or_else(|| DEFAULT_CONTEXT.to_owned());
         let running = interpreter.begin_code(&context)?;
-        let guard = interpreter.wait_for_idle(None).await?;
+        // Code in other contexts may run for as long as it likes.
+        let guard = interpreter.wait_for_idle(cell.timeout).await?;
         let code = interpreter.start(guard, move |sandbox| async move {
             let _running = running;
             drive(&sandbox, cell, &context, &events).await

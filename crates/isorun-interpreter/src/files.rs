@@ -1,12 +1,15 @@
 //! The files of an interpreter, which are its own and in memory.
 
-use isola::{Error as IsolaError, FileFailure, FileKind};
+use isola::{Error as IsolaError, FileFailure, FileKind, FileStat, SandboxFiles};
 use isorun_agent::SandboxId;
 
 use crate::{
     error::{Error, FileErrorKind, Result},
     interpreters::Interpreters,
 };
+
+/// The maximum number of entries of a directory that are listed.
+const MAX_LISTED_ENTRIES: usize = 100_000;
 
 /// A file that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,20 +21,30 @@ pub struct ReadFile {
 }
 
 impl Interpreters {
-    /// Reads a regular file. Code may run meanwhile.
+    /// Returns the size of a regular file, in bytes.
     ///
     /// # Errors
     ///
     /// [`Error::File`] and [`Error::NotFound`].
-    pub async fn read_file(&self, id: &SandboxId, path: String) -> Result<ReadFile> {
+    pub fn file_size(&self, id: &SandboxId, path: &str) -> Result<u64> {
+        Ok(regular(&self.get(id)?.files(), path)?.size)
+    }
+
+    /// Reads a regular file of at most `max_bytes`. Code may run meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] and [`Error::NotFound`].
+    pub async fn read_file(
+        &self,
+        id: &SandboxId,
+        path: String,
+        max_bytes: u64,
+    ) -> Result<ReadFile> {
         let files = self.get(id)?.files();
-        self.as_task(async move {
-            let stat = files.stat(&path).map_err(file_error)?;
-            if stat.kind != FileKind::File {
-                let message = format!("{path}: it is not a regular file");
-                return Err(Error::File { kind: FileErrorKind::Other, message });
-            }
-            let content = files.read(&path).map_err(file_error)?;
+        self.as_blocking_task(move || {
+            let stat = regular(&files, &path)?;
+            let content = files.read_at_most(&path, max_bytes).map_err(file_error)?;
             Ok(ReadFile { content, mode: stat.mode })
         })
         .await
@@ -45,8 +58,7 @@ impl Interpreters {
     /// content is kept.
     pub async fn write_file(&self, id: &SandboxId, path: String, content: Vec<u8>) -> Result<()> {
         let files = self.get(id)?.files();
-        let writing = async move { files.write(&path, &content).map_err(file_error) };
-        self.as_task(writing).await
+        self.as_blocking_task(move || files.write(&path, &content).map_err(file_error)).await
     }
 
     /// Returns the names in a directory, sorted.
@@ -56,12 +68,29 @@ impl Interpreters {
     /// [`Error::File`] and [`Error::NotFound`].
     pub async fn list_files(&self, id: &SandboxId, path: String) -> Result<Vec<String>> {
         let files = self.get(id)?.files();
-        self.as_task(async move {
+        self.as_blocking_task(move || {
+            let count = files.count(&path).map_err(file_error)?;
+            if count > MAX_LISTED_ENTRIES {
+                let message = format!(
+                    "{path}: it has {count} entries, and at most {MAX_LISTED_ENTRIES} are listed"
+                );
+                return Err(Error::File { kind: FileErrorKind::Other, message });
+            }
             let entries = files.list(&path).map_err(file_error)?;
             Ok(entries.into_iter().map(|entry| entry.name).collect())
         })
         .await
     }
+}
+
+/// Returns the metadata of a path that has to be a regular file.
+fn regular(files: &SandboxFiles, path: &str) -> Result<FileStat> {
+    let stat = files.stat(path).map_err(file_error)?;
+    if stat.kind == FileKind::File {
+        return Ok(stat);
+    }
+    let message = format!("{path}: it is not a regular file");
+    Err(Error::File { kind: FileErrorKind::Other, message })
 }
 
 fn file_error(error: IsolaError) -> Error {

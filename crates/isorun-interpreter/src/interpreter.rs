@@ -103,6 +103,8 @@ impl Interpreter {
         sandbox: Sandbox,
         turns: Arc<Turns>,
     ) -> Arc<Self> {
+        // Until the first measurement its growth is counted from here.
+        let memory = Memory { size: sandbox.memory_size(), ..Memory::default() };
         Arc::new(Self {
             language,
             proxy,
@@ -111,7 +113,7 @@ impl Interpreter {
             turns,
             operation: Arc::default(),
             state: watch::Sender::new(State::Alive),
-            memory: Mutex::default(),
+            memory: Mutex::new(memory),
             contexts: Mutex::default(),
         })
     }
@@ -275,12 +277,7 @@ impl Interpreter {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let disk_used_bytes = self.sandbox.files().used();
         let growth = self.sandbox.memory_size().saturating_sub(memory.size);
-        let mem_bytes = match memory.size {
-            // Not measured yet: it has written little of what it shares with others.
-            0 => 0,
-            _ => memory.own.saturating_add(growth),
-        }
-        .saturating_add(disk_used_bytes);
+        let mem_bytes = memory.own.saturating_add(growth).saturating_add(disk_used_bytes);
         memory.peak = memory.peak.max(mem_bytes);
         Usage {
             cpu_ms: u64::try_from(self.sandbox.cpu_time().as_millis()).unwrap_or(u64::MAX),

@@ -159,6 +159,16 @@ impl Interpreters {
         task.await.map_err(|error| Error::Failed(format!("a task panicked: {error}")))?
     }
 
+    /// Runs work that copies much, away from the threads of timers and requests. It
+    /// completes even if the caller is cancelled.
+    pub(crate) async fn as_blocking_task<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let task = self.handle.spawn_blocking(work);
+        task.await.map_err(|error| Error::Failed(format!("a task panicked: {error}")))?
+    }
+
     pub(crate) fn get(&self, id: &SandboxId) -> Result<Arc<Interpreter>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.get(id).cloned().ok_or_else(|| Error::NotFound(id.clone()))

@@ -28,25 +28,19 @@ use tree::{ROOT, Tree};
 /// The limit of the storage, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What the root counts, which is not charged.
-const ROOT_BYTES: u64 = 512;
-
 const PATHS: [&str; 12] =
     ["a", "b", "a/b", "a/b/c", "/a/../b", "b/a/", ".", "..", "a/.", "/", "b/b", "a//a/a"];
 
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
-    let mut tree = Tree::empty(UNIX_EPOCH);
-    tree.budget_mut().set_max(MAX_BYTES);
+    let mut tree = Tree::empty(UNIX_EPOCH, MAX_BYTES);
     let mut commands = bytes;
     if kind % 2 == 1 {
         // The rest of the input are operations on the tree that it describes.
         let Ok(read) = format::read(&mut commands, MAX_BYTES) else { return };
         check(&read);
         tree = read;
-        tree.budget_mut().set_max(MAX_BYTES);
     }
-    let exact = tree.charge() - tree.budget().used();
     let mut copies = Vec::new();
     let mut open = Vec::new();
     for command in commands.chunks_exact(4).take(500) {
@@ -55,8 +49,8 @@ fuzz_target!(|input: &[u8]| {
         if operation == 255 && copies.len() < 4 {
             copies.push((tree.clone(), listing(&tree)));
         }
-        assert_eq!(tree.charge() - tree.budget().used(), exact, "the budget is exact");
-        assert!(tree.budget().used() <= MAX_BYTES.max(tree.charge().min(MAX_BYTES + ROOT_BYTES)));
+        assert_eq!(tree.used(), charge(&tree), "the budget is exact");
+        assert!(tree.used() <= MAX_BYTES);
     }
     for ino in open {
         tree.close(ino);
@@ -126,9 +120,20 @@ fn check(tree: &Tree) {
     let mut bytes = Vec::new();
     // Fails only if a directory has an entry without an inode.
     format::write(tree, &mut bytes).unwrap();
-    let read = format::read(&mut bytes.as_slice(), tree.charge()).unwrap();
-    assert_eq!(read.charge(), tree.charge());
+    let read = format::read(&mut bytes.as_slice(), tree.used()).unwrap();
+    assert_eq!(read.used(), tree.used());
     assert_eq!(listing(&read), listing(tree));
+}
+
+/// Returns what a tree counts, computed anew.
+fn charge(tree: &Tree) -> u64 {
+    let entries = |inode: &inode::Inode| match &inode.kind {
+        inode::Kind::Directory(directory) => {
+            directory.entries.keys().map(|name| budget::entry_charge(name)).sum()
+        }
+        _ => 0,
+    };
+    tree.inodes().map(|(_, inode)| inode.charge() + entries(inode)).sum()
 }
 
 /// Returns everything that a guest sees of a tree.

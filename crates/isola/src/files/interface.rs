@@ -24,7 +24,7 @@ use super::{
         PrivateDirectory, PrivateHandle, operations,
         streams::{PrivateReader, PrivateWriter},
     },
-    same_mount, streams, times,
+    streams, times,
 };
 
 impl preopens::Host for Files<'_> {
@@ -161,17 +161,10 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         let from = self.follow(&fd, old_path, false)?;
         let to = self.follow(&new_fd, new_path, false)?;
-        let ((from, old_path), (to, new_path)) = match (from, to) {
-            (Target::Private(from), Target::Private(to)) => {
-                return self.files.private.rename(&from, &to);
-            }
-            (Target::Mounted(from, old_path), to) => {
-                let from = self.changeable(from, &old_path, None).await?;
-                ((from, old_path), self.within_mount(to)?)
-            }
-            (Target::Private(from), Target::Mounted(..)) => return Err(self.across(&from)),
-        };
-        let to = same_mount(&from, to)?;
+        if let (Target::Private(from), Target::Private(to)) = (&from, &to) {
+            return self.files.private.rename(from, to);
+        }
+        let [(from, old_path), (to, new_path)] = self.ends_in_mount(from, to).await?;
         self.on(from, move |from| host::rename(from, &old_path, &to.open.file, &new_path)).await
     }
 
@@ -185,21 +178,17 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         let from = self.follow(&fd, old_path, follows_links(old_path_flags))?;
         let to = self.follow(&new_fd, new_path, false)?;
-        let ((from, old_path), (to, new_path)) = match (from, to) {
+        match (&from, &to) {
             (Target::Private(from), Target::Private(to)) => {
-                return self.files.private.link(&from, &to);
+                return self.files.private.link(from, to);
             }
             // In a mount a link is not followed.
             (Target::Mounted(..), _) if follows_links(old_path_flags) => {
                 return Err(ErrorCode::Invalid.into());
             }
-            (Target::Mounted(from, old_path), to) => {
-                let from = self.changeable(from, &old_path, None).await?;
-                ((from, old_path), self.within_mount(to)?)
-            }
-            (Target::Private(from), Target::Mounted(..)) => return Err(self.across(&from)),
-        };
-        let to = same_mount(&from, to)?;
+            _ => {}
+        }
+        let [(from, old_path), (to, new_path)] = self.ends_in_mount(from, to).await?;
         self.on(from, move |from| host::hard_link(from, &old_path, &to.open.file, &new_path)).await
     }
 

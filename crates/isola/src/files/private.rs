@@ -66,14 +66,12 @@ impl PrivateFiles {
     /// the mounts.
     pub(crate) fn new(state: Option<&Tree>, max: u64) -> Self {
         let now = SystemTime::now();
-        let mut tree = match state {
-            _ if max == 0 => Tree::empty(now),
-            Some(state) => state.clone(),
-            None => Tree::new(max),
+        let tree = match state {
+            // The directories that lead to the mounts.
+            _ if max == 0 => Tree::empty(now, u64::MAX),
+            Some(state) => state.clone().limited(max),
+            None => Tree::new().limited(max),
         };
-        if max > 0 {
-            tree.budget_mut().set_max(max);
-        }
         let state = State { tree, mounts: MountPoints::new() };
         Self(Arc::new(Shared { state: Mutex::new(state), writable: max > 0 }))
     }
@@ -83,9 +81,10 @@ impl PrivateFiles {
         self.0.writable.then(|| self.lock().tree.clone())
     }
 
-    /// Removes all files, of which the sandbox's owner has no more use.
+    /// Removes all files, of which the sandbox's owner has no more use. A guest that has
+    /// not stopped yet cannot add any.
     pub(crate) fn clear(&self) {
-        self.lock().tree = Tree::empty(SystemTime::now());
+        self.lock().tree = Tree::empty(SystemTime::now(), 0);
     }
 
     /// Places a mount over a directory, which is created if it does not exist.

@@ -16,7 +16,7 @@ use crate::{
     contract::Config,
     cpu::CpuClock,
     error::Error,
-    files::{GuestFiles, HOME, PrivateFiles},
+    files::{GuestFiles, PrivateFiles},
     guest::Guest,
     host::{DenyAll, Host},
     interrupt::Interrupt,
@@ -169,7 +169,7 @@ impl SandboxBuilder {
         let config = Config {
             env: settings.env.clone().into_iter().collect(),
             arguments: settings.arguments.clone(),
-            home: (limits.max_storage > 0).then(|| HOME.to_owned()),
+            own_files: limits.max_storage > 0,
             recursion_limit: limits.max_recursion,
             max_value_size: limits.max_value_size as u64,
         };

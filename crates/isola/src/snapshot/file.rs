@@ -142,7 +142,7 @@ pub(crate) fn load(
     let before = Identity::new(&metadata).map_err(broken)?;
     let shared_states = &template.component().shared_states;
     if let Some(state) = shared_states.find(&before) {
-        let files = state.files.as_ref().map_or(0, Tree::charge);
+        let files = state.files.as_ref().map_or(0, Tree::used);
         within_limits(path, template, state.image.len() as u64, files)?;
         return Ok(state);
     }
@@ -217,7 +217,7 @@ fn write(
         base: (base.checksum()?, base.len() as u64),
         globals: state.globals.clone(),
         monotonic: state.monotonic,
-        files: state.files.as_ref().map(Tree::charge),
+        files: state.files.as_ref().map(Tree::used),
     });
     let header = serde_json::to_vec(&header).map_err(io::Error::other)?;
     let dir = match path.parent() {

@@ -425,6 +425,31 @@ os.utime('a/big', (1, -5.5))
 }
 
 #[tokio::test]
+async fn snapshot_of_a_full_sandbox_is_within_its_own_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = storage(1 << 20);
+    let template = Template::builder(Runtime::Python).limits(limits).build().await.unwrap();
+    let sandbox = template.sandbox().create().await.unwrap();
+    sandbox.start().await.unwrap();
+    let source = "
+number = 0
+try:
+    while True:
+        open(f'f{number}', 'w').close()
+        number += 1
+except OSError:
+    pass
+";
+    sandbox.load_script(source).await.unwrap();
+    let path = dir.path().join("full.snapshot");
+    sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
+    let restored = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
+    let (before, after) = (sandbox.files().list(".").unwrap(), restored.files().list(".").unwrap());
+    assert!(before.len() > 1_000 && before == after);
+    assert!(restored.load_script("open('more', 'w')").await.is_err());
+}
+
+#[tokio::test]
 async fn prelude_leaves_its_files_to_each_sandbox() {
     let template = Template::builder(Runtime::Python)
         .prelude("open('/tmp/shared', 'w').write('by the prelude')")
@@ -536,6 +561,8 @@ while True: pass
     assert_eq!(sandbox.files().read("partial").unwrap(), b"what was done");
     sandbox.close();
     assert!(!sandbox.files().exists("partial"));
+    // A guest that is still about to stop cannot add files, either.
+    assert!(sandbox.files().write("x", b"y").is_err());
 }
 
 #[tokio::test]

@@ -153,6 +153,64 @@ async fn a_destroyed_guest_stops() {
     assert!(matches!(outcome, Err(Error::Ended(_))), "{outcome:?}");
 }
 
+#[tokio::test]
+async fn memory_of_the_first_code_is_counted_while_it_runs() {
+    let Fixture { interpreters, .. } = open();
+    interpreters.create(spec("a", Language::Python)).await.unwrap();
+    let id: SandboxId = "a".parse().unwrap();
+    let filling = tokio::spawn({
+        let interpreters = Arc::clone(&interpreters);
+        async move { evaluate(&interpreters, "a", "x = bytearray(100 << 20)\nwhile True: pass").await }
+    });
+    let counted = async {
+        while interpreters.usage(&id).unwrap().mem_bytes < 90 << 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, counted).await.unwrap();
+    interpreters.destroy(&id).unwrap();
+    assert!(filling.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn time_limit_includes_the_wait_for_code_of_other_contexts() {
+    let Fixture { interpreters, .. } = open();
+    interpreters.create(spec("a", Language::Python)).await.unwrap();
+    let id: SandboxId = "a".parse().unwrap();
+    let other = interpreters.create_context(&id, None, None).await.unwrap().id;
+    let (sender, mut endless) = mpsc::channel(4);
+    let code = "print('started')\nwhile True: pass".to_owned();
+    let cell = Cell { code, language: None, context: Some(other.clone()), timeout: None };
+    let looping = tokio::spawn({
+        let (interpreters, id) = (Arc::clone(&interpreters), id.clone());
+        async move { interpreters.run_code(&id, cell, sender).await }
+    });
+    tokio::time::timeout(TIMEOUT, endless.recv()).await.unwrap().unwrap();
+    let limit = Some(Duration::from_millis(200));
+    let cell = Cell { code: "1".to_owned(), language: None, context: None, timeout: limit };
+    let (sender, _events) = mpsc::channel(4);
+    let waiting = interpreters.run_code(&id, cell, sender);
+    let outcome = tokio::time::timeout(TIMEOUT, waiting).await.unwrap();
+    assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
+    interpreters.interrupt_context(&id, &other).await.unwrap();
+    while tokio::time::timeout(TIMEOUT, endless.recv()).await.unwrap().is_some() {}
+    looping.await.unwrap().unwrap();
+    assert_eq!(evaluate(&interpreters, "a", "1 + 1").await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn files_are_read_up_to_the_given_size() {
+    let Fixture { interpreters, .. } = open();
+    interpreters.create(spec("a", Language::Python)).await.unwrap();
+    let id: SandboxId = "a".parse().unwrap();
+    interpreters.write_file(&id, "x".to_owned(), vec![1; 1000]).await.unwrap();
+    assert_eq!(interpreters.file_size(&id, "x").unwrap(), 1000);
+    let read = interpreters.read_file(&id, "x".to_owned(), 1000).await.unwrap();
+    assert_eq!(read.content.len(), 1000);
+    // It has grown since its size was asked for.
+    assert!(interpreters.read_file(&id, "x".to_owned(), 999).await.is_err());
+}
+
 /// Answers every connection with the head that it has received.
 async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

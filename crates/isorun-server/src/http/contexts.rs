@@ -1,8 +1,14 @@
 //! The contexts of a run: list, create, restart, interrupt and remove them.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
-use isorun_agent::{client, code as agent};
+use isorun_agent::{
+    client::{self, ClientError},
+    code as agent,
+};
 use isorun_api::{Context, ContextChanged, ContextList, ContextRequest, ContextStatus, ErrorBody};
+use isorun_engine::AgentStream;
 
 use super::{
     App,
@@ -11,7 +17,7 @@ use super::{
     exec::agent_error,
     extract::{Json, ResumedRun},
 };
-use crate::core::validate;
+use crate::core::{live_run::LiveRun, validate};
 
 /// List the contexts of a run
 #[utoipa::path(
@@ -29,12 +35,7 @@ pub async fn list(
     if run.interpreter.is_some() {
         return interpreter::contexts(&app, &run).await;
     }
-    let contexts = run
-        .during(async {
-            let stream = app.core.connect(&run).await?;
-            client::contexts(stream).await.map_err(agent_error)
-        })
-        .await?;
+    let contexts = ask(&app, &run, client::contexts).await?;
     Ok(axum::Json(ContextList { contexts: contexts.into_iter().map(context).collect() }))
 }
 
@@ -64,12 +65,7 @@ pub async fn create(
         return interpreter::create_context(&app, &run, request.language, cwd).await;
     }
     let new = new_context(&run, request.language, cwd);
-    let created = run
-        .during(async {
-            let stream = app.core.connect(&run).await?;
-            client::create_context(stream, new).await.map_err(agent_error)
-        })
-        .await?;
+    let created = ask(&app, &run, |stream| client::create_context(stream, new)).await?;
     Ok(axum::Json(context(created)))
 }
 
@@ -97,11 +93,7 @@ pub async fn remove(
         interpreter::remove_context(&app, &run, &id).await?;
         return Ok(axum::Json(ContextChanged { id, status: "removed".to_owned() }));
     }
-    run.during(async {
-        let stream = app.core.connect(&run).await?;
-        client::remove_context(stream, id.clone()).await.map_err(agent_error)
-    })
-    .await?;
+    ask(&app, &run, |stream| client::remove_context(stream, id.clone())).await?;
     Ok(axum::Json(ContextChanged { id, status: "removed".to_owned() }))
 }
 
@@ -129,12 +121,7 @@ pub async fn restart(
     if run.interpreter.is_some() {
         return interpreter::restart_context(&app, &run, &id).await;
     }
-    let restarted = run
-        .during(async {
-            let stream = app.core.connect(&run).await?;
-            client::restart_context(stream, id).await.map_err(agent_error)
-        })
-        .await?;
+    let restarted = ask(&app, &run, |stream| client::restart_context(stream, id)).await?;
     Ok(axum::Json(context(restarted)))
 }
 
@@ -163,12 +150,24 @@ pub async fn interrupt(
         interpreter::interrupt_context(&app, &run, &id).await?;
         return Ok(axum::Json(ContextChanged { id, status: "interrupted".to_owned() }));
     }
-    run.during(async {
-        let stream = app.core.connect(&run).await?;
-        client::interrupt_context(stream, id.clone()).await.map_err(agent_error)
-    })
-    .await?;
+    ask(&app, &run, |stream| client::interrupt_context(stream, id.clone())).await?;
     Ok(axum::Json(ContextChanged { id, status: "interrupted".to_owned() }))
+}
+
+/// Sends a request about contexts to the agent of a Linux sandbox.
+async fn ask<T, F>(
+    app: &App,
+    run: &Arc<LiveRun>,
+    request: impl FnOnce(AgentStream) -> F,
+) -> Result<T, ApiError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    run.during(async {
+        let stream = app.core.connect(run).await?;
+        request(stream).await.map_err(agent_error)
+    })
+    .await
 }
 
 fn context(info: agent::ContextInfo) -> Context {

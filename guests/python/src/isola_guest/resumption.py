@@ -3,6 +3,7 @@
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
 import os
+import pwd
 import random
 import sys
 
@@ -15,6 +16,9 @@ _recursion_limit = None
 # The arguments of the program, without its name.
 arguments = []
 
+# The directory in which scripts start if the sandbox has files of its own.
+_HOME = pwd.getpwuid(os.getuid()).pw_dir
+
 
 def start(config):
     """Applies the environment and limits of an interpreter's first start."""
@@ -23,8 +27,8 @@ def start(config):
     os.environ.update(_env)
     arguments[:] = config.arguments
     os_functions.has_host = True
-    if config.home is not None:
-        os.chdir(config.home)
+    if config.own_files:
+        os.chdir(_HOME)
     # The packages on mounts.
     sys.path[:] = _packages(_env)
     _recursion_limit = config.recursion_limit

@@ -15,11 +15,10 @@ pub(crate) struct Budget {
 pub(super) struct Full;
 
 impl Budget {
-    pub(super) fn new(max: u64) -> Self {
-        Self { used: 0, max }
+    pub(super) fn new(used: u64, max: u64) -> Self {
+        Self { used, max }
     }
 
-    #[cfg_attr(not(test), allow(dead_code, reason = "the tests and the fuzzer use it"))]
     pub(super) fn used(&self) -> u64 {
         self.used
     }

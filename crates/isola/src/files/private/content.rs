@@ -166,7 +166,7 @@ mod tests {
     /// Compares a sequence of changes with the same changes of a vector.
     #[test]
     fn content_is_that_of_a_vector() {
-        let mut budget = Budget::new(64 << 20);
+        let mut budget = Budget::new(0, 64 << 20);
         let (mut content, mut expected) = (Content::default(), Vec::<u8>::new());
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         let mut random = |below: u64| {
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn holes_take_no_memory() {
-        let mut budget = Budget::new(1 << 20);
+        let mut budget = Budget::new(0, 1 << 20);
         let mut content = Content::default();
         content.set_size(MAX_SIZE, &mut budget);
         assert_eq!(budget.used(), 0);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn write_beyond_the_budget_is_partial_or_an_error() {
-        let mut budget = Budget::new(100_000);
+        let mut budget = Budget::new(0, 100_000);
         let mut content = Content::default();
         assert_eq!(content.write(0, &[1; 200_000], &mut budget).unwrap(), 65_536);
         assert!(content.write(65_536, &[1; 65_536], &mut budget).is_err());

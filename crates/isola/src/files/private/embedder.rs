@@ -102,11 +102,21 @@ impl SandboxFiles {
     /// [`Error::File`], also for a file with holes that is larger than the storage of the
     /// sandbox.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        self.read_at_most(path, u64::MAX)
+    }
+
+    /// Returns the content of a file that has at most so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], also for a larger file, as for [`read`](Self::read).
+    pub fn read_at_most(&self, path: &str, max_bytes: u64) -> Result<Vec<u8>, Error> {
         self.at(path, |state, now| {
             let ino = existing(state, path, true)?;
             let inode = state.tree.inode(ino)?;
+            let max_bytes = max_bytes.min(state.tree.budget().max());
             match &inode.kind {
-                Kind::File(content) if content.size() > state.tree.budget().max() => {
+                Kind::File(content) if content.size() > max_bytes => {
                     return Err(FileFailure::TooLarge);
                 }
                 Kind::Directory(_) => return Err(FileFailure::IsADirectory),
@@ -154,6 +164,17 @@ impl SandboxFiles {
                 found.push(FileEntry { name: name.to_string(), stat });
             }
             Ok(found)
+        })
+    }
+
+    /// Returns the number of entries of a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn count(&self, path: &str) -> Result<usize, Error> {
+        self.at(path, |state, _| {
+            Ok(state.tree.directory(existing(state, path, true)?)?.entries.len())
         })
     }
 

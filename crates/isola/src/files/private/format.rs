@@ -109,8 +109,7 @@ fn since_epoch(time: SystemTime) -> (i64, u32) {
 
 /// Reads a tree that counts at most `max` bytes.
 pub(crate) fn read(from: &mut impl Read, max: u64) -> io::Result<Tree> {
-    let mut reader = TreeReader { from, tree: Tree::empty(UNIX_EPOCH), parents: Vec::new() };
-    reader.tree.budget_mut().set_max(max);
+    let mut reader = TreeReader { from, tree: Tree::empty(UNIX_EPOCH, max), parents: Vec::new() };
     reader.read()?;
     reader.connect()?;
     Ok(reader.tree)
@@ -161,7 +160,10 @@ impl<R: Read> TreeReader<'_, R> {
                 }),
                 _ => return Err(invalid("the kind of a file is unknown")),
             };
-            self.charge(super::inode::INODE_CHARGE)?;
+            // The root is counted from the start.
+            if ino != ROOT {
+                self.charge(super::inode::INODE_CHARGE)?;
+            }
             let mut inode = Inode::new(kind, mode, accessed);
             (inode.modified, inode.changed) = (modified, changed);
             // Counted when the entries are connected.

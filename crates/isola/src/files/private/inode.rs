@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use super::{budget::entry_charge, content::Content};
+use super::content::Content;
 
 /// The number of an inode.
 pub(crate) type Ino = u32;
@@ -87,15 +87,5 @@ impl Inode {
             Kind::Directory(_) | Kind::Device(_) => 0,
         };
         INODE_CHARGE + content
-    }
-
-    /// What the entries of a directory count, in bytes.
-    pub(super) fn entries_charge(&self) -> u64 {
-        match &self.kind {
-            Kind::Directory(directory) => {
-                directory.entries.keys().map(|name| entry_charge(name)).sum()
-            }
-            _ => 0,
-        }
     }
 }

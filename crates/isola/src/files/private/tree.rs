@@ -58,7 +58,7 @@ struct Inodes {
 /// The tree of each new sandbox: its home, `/tmp` and some devices.
 static NEW: LazyLock<Tree> = LazyLock::new(|| {
     let now = SystemTime::now();
-    let mut tree = Tree::empty(now);
+    let mut tree = Tree::empty(now, u64::MAX);
     // The names are different and short, so that none of this fails.
     let _ = tree.add_directory(ROOT, &HOME[1..], now);
     if let Ok(tmp) = tree.add_directory(ROOT, "tmp", now) {
@@ -74,26 +74,30 @@ static NEW: LazyLock<Tree> = LazyLock::new(|| {
             let _ = tree.add(dev, name, Inode::new(Kind::Device(device), 0o666, now));
         }
     }
-    // What is there from the start does not count.
-    tree.budget = Budget::new(0);
     tree
 });
 
 impl Tree {
-    /// Returns the files of a new sandbox. `max` is the limit of what it adds, in bytes.
-    pub(crate) fn new(max: u64) -> Self {
-        let mut tree = NEW.clone();
-        tree.budget = Budget::new(max);
-        tree
+    /// Returns the files of a new sandbox.
+    pub(crate) fn new() -> Self {
+        NEW.clone()
     }
 
-    /// Returns a tree that has only the root directory, without a limit.
-    pub(super) fn empty(now: SystemTime) -> Self {
+    /// Returns a tree that has only the root directory, and may get so many bytes.
+    pub(super) fn empty(now: SystemTime, max: u64) -> Self {
         let entries = BTreeMap::new();
         let root = Directory { parent: ROOT, entries };
         let root = Inode::new(Kind::Directory(root), DIRECTORY_MODE & !UMASK, now);
+        let budget = Budget::new(root.charge(), max);
         let inodes = Inodes { slots: vec![Some(Arc::new(root))], free: Vec::new() };
-        Self { inodes: Arc::new(inodes), budget: Budget::new(u64::MAX), umask: UMASK }
+        Self { inodes: Arc::new(inodes), budget, umask: UMASK }
+    }
+
+    /// Returns the tree with another limit, in bytes. It may be less than what is in use:
+    /// then nothing can be added.
+    pub(crate) fn limited(mut self, max: u64) -> Self {
+        self.budget.set_max(max);
+        self
     }
 
     pub(super) fn budget(&self) -> &Budget {
@@ -105,8 +109,8 @@ impl Tree {
     }
 
     /// Returns what all of it counts, in bytes.
-    pub(crate) fn charge(&self) -> u64 {
-        self.inodes().map(|(_, inode)| inode.charge() + inode.entries_charge()).sum()
+    pub(crate) fn used(&self) -> u64 {
+        self.budget.used()
     }
 
     /// Returns an inode. A number that does not exist is that of a removed directory.
@@ -374,14 +378,20 @@ impl Tree {
         self.directory(ino).is_ok_and(|directory| !directory.entries.is_empty())
     }
 
-    /// Counts an open descriptor.
+    /// Counts an open descriptor. The root cannot be removed, so it is not counted: each
+    /// guest has it open, and would get a copy of the table for that.
     pub(super) fn open(&mut self, ino: Ino) -> Result<()> {
-        self.inode_mut(ino)?.opens += 1;
+        if ino != ROOT {
+            self.inode_mut(ino)?.opens += 1;
+        }
         Ok(())
     }
 
     /// Ends what [`open`](Self::open) counted.
     pub(super) fn close(&mut self, ino: Ino) {
+        if ino == ROOT {
+            return;
+        }
         if let Ok(inode) = self.inode_mut(ino) {
             inode.opens = inode.opens.saturating_sub(1);
             self.free_if_unused(ino);

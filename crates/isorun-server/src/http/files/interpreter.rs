@@ -66,14 +66,18 @@ pub async fn upload(
 /// Reads a file.
 pub async fn download(app: &App, run: &Arc<LiveRun>, path: String) -> Result<Response, ApiError> {
     check_name(&path)?;
+    let (interpreters, memory) = (&app.core.engines.interpreters, &app.core.accounts.memory);
     let work = async {
-        let read = app.core.engines.interpreters.read_file(&run.sandbox, path).await;
-        read.map_err(|error| api_error(run, error))
+        let size = interpreters.file_size(&run.sandbox, &path);
+        let size = size.map_err(|error| api_error(run, error))?;
+        // Before it is read: many clients may ask for large files at once.
+        let hold = memory.take(&run.tenant, size);
+        let hold = hold.map_err(|exhausted| ApiError::from(memory.refusal(exhausted)))?;
+        let read = interpreters.read_file(&run.sandbox, path, size).await;
+        let file = read.map_err(|error| api_error(run, error))?;
+        Ok::<_, ApiError>((file, hold))
     };
-    let file = run.during(work).await?;
-    let memory = &app.core.accounts.memory;
-    let hold = memory.take(&run.tenant, file.content.len() as u64);
-    let hold = hold.map_err(|exhausted| ApiError::from(memory.refusal(exhausted)))?;
+    let (file, hold) = run.during(work).await?;
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     let mode = [(FILE_MODE, format!("{:o}", file.mode & 0o7777))];
     let content = bytes::Bytes::from(file.content);
