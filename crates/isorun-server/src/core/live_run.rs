@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -24,7 +24,10 @@ use isorun_api::{DestroyStats, RunId, Status};
 use isorun_engine::{AgentStream, SandboxId, Stats};
 use isorun_interpreter::Language;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     activity::Activity,
@@ -46,6 +49,15 @@ const IDLE_CELL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The connection of a cell that has ended.
 pub type IdleCell = CellHandle<AgentStream>;
 
+/// The connection of the last cell of a run, for the next one.
+#[derive(Default)]
+struct IdleCellSlot {
+    /// The connection, and the time up to which it is kept.
+    kept: Option<(IdleCell, Instant)>,
+    /// True while a task waits for that time.
+    has_timer: bool,
+}
+
 /// A run that was not destroyed.
 pub struct LiveRun {
     pub id: RunId,
@@ -63,8 +75,7 @@ pub struct LiveRun {
     proxy_requests: Arc<Semaphore>,
     state: watch::Sender<RunState>,
     network: RwLock<Settings>,
-    /// The connection of its last cell, for the next one.
-    idle_cell: Mutex<Option<IdleCell>>,
+    idle_cell: Mutex<IdleCellSlot>,
     /// Held during hibernation, resumption, forking, snapshots and destruction.
     pub lifecycle_lock: tokio::sync::Mutex<()>,
     /// Resource usage of its earlier sandboxes.
@@ -152,23 +163,38 @@ impl LiveRun {
 
     /// Takes the connection of its last cell, if it is still open.
     pub fn take_idle_cell(&self) -> Option<IdleCell> {
-        self.idle_cell.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.idle_cell_slot().kept.take().map(|(cell, _)| cell)
     }
 
     /// Keeps the connection of a cell for a while, for the next one.
     pub fn keep_idle_cell(self: &Arc<Self>, cell: IdleCell) {
-        let pid = cell.pid;
-        *self.idle_cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(cell);
+        let mut expires = Instant::now() + IDLE_CELL_TIMEOUT;
+        let mut slot = self.idle_cell_slot();
+        slot.kept = Some((cell, expires));
+        // One task for any number of cells.
+        if std::mem::replace(&mut slot.has_timer, true) {
+            return;
+        }
+        drop(slot);
         let run = Arc::downgrade(self);
         tokio::spawn(async move {
-            tokio::time::sleep(IDLE_CELL_TIMEOUT).await;
-            if let Some(run) = run.upgrade() {
-                let mut idle = run.idle_cell.lock().unwrap_or_else(PoisonError::into_inner);
-                if idle.as_ref().is_some_and(|cell| cell.pid == pid) {
-                    *idle = None;
+            loop {
+                tokio::time::sleep_until(expires).await;
+                let Some(run) = run.upgrade() else { return };
+                let mut slot = run.idle_cell_slot();
+                match &slot.kept {
+                    Some((_, later)) if *later > expires => expires = *later,
+                    _ => {
+                        *slot = IdleCellSlot::default();
+                        return;
+                    }
                 }
             }
         });
+    }
+
+    fn idle_cell_slot(&self) -> MutexGuard<'_, IdleCellSlot> {
+        self.idle_cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fails if it is an interpreter, which does not have what the request needs: `feature`,
