@@ -3,7 +3,7 @@
 //! | to change | start in |
 //! |---|---|
 //! | a rule that the sources must follow | `check.rs` (the rows), `check/NAME.rs` |
-//! | which tests run, and with which features | `test.rs`, `node.rs`, `sdk.rs`, `wheel.rs` |
+//! | which tests run, and with which features | `test.rs`, `node.rs`, `sdk.rs`, `integrations.rs`, `wheel.rs` |
 //! | how a guest is built | `guests.rs` |
 //! | the version of Python's standard library | `python_library.rs` |
 //! | a tool and its pinned version | `setup.rs`, `linux.rs`, `debian.rs` |
@@ -34,6 +34,7 @@ mod format;
 mod fuzz;
 mod generate;
 mod guests;
+mod integrations;
 mod linux;
 mod node;
 mod process;
@@ -180,6 +181,8 @@ mod tests {
             "test node",
             "test python -- -k host",
             "test sdk -- -k host",
+            "test integrations",
+            "test integrations agents code -- -k host",
             "bench isola prelude",
             "bench node fork",
             "bench python",

@@ -351,6 +351,14 @@ pub fn client_library() -> Result<PathBuf> {
     )
 }
 
+/// Installs frameworks for which the Python packages have adapters. Returns the Python
+/// interpreter.
+pub fn frameworks(group: &str, requirements: &str, label: &str) -> Result<PathBuf> {
+    let label = format!("{label}, whose adapters are tested (some minutes)");
+    let (venv, _) = python_environment(&format!("frameworks-{group}"), requirements, &label)?;
+    Ok(venv.join("bin/python"))
+}
+
 /// Installs the packages with which the Python package is compared. Returns the
 /// Python interpreter.
 pub fn python_bench() -> Result<PathBuf> {

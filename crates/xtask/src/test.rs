@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
+use crate::{archive, debian, guests, integrations, linux, node, process, sdk, setup, wheel, workspace};
 
 /// The end of the help, which shows what [`expand_short_forms`] replaces.
 const SHORT_FORMS: &str = "\
@@ -54,6 +54,14 @@ enum Suite {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Run only the tests of the adapters to other frameworks, on the real frameworks
+    Integrations {
+        /// Groups of frameworks: agents, adk, code; all of them by default
+        groups: Vec<String>,
+        /// Arguments for pytest
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
 }
 
 /// Replaces the short forms `test --quick` and `test -- ARGS` by the commands that they
@@ -85,6 +93,10 @@ pub fn run(args: &TestArgs) -> Result<()> {
             sdk::build_for_tests()?;
             sdk::test(args)
         }
+        Some(Suite::Integrations { groups, args }) => {
+            sdk::build_for_tests()?;
+            integrations::test(groups, args)
+        }
     }
 }
 
@@ -96,7 +108,8 @@ fn all() -> Result<()> {
     node::test()?;
     python(&[])?;
     // The tests of the crates have built the server.
-    sdk::test(&[])
+    sdk::test(&[])?;
+    integrations::test(&[], &[])
 }
 
 /// Runs the tests of all crates.

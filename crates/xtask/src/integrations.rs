@@ -1,0 +1,109 @@
+//! `cargo xtask test integrations`: tests the adapters to other frameworks, each on the
+//! real framework from its registry.
+//!
+//! Frameworks that cannot be installed side by side are in different groups, which have an
+//! environment and a lock file each.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{guests, linux, process, sdk, setup, wheel, workspace};
+
+/// Frameworks that are installed in one environment.
+struct Group {
+    name: &'static str,
+    /// The lock file, relative to the root.
+    requirements: &'static str,
+    label: &'static str,
+    /// The suites of tests that run in the environment.
+    suites: &'static [Suite],
+}
+
+/// Tests of the adapters of one package.
+struct Suite {
+    package: Package,
+    /// The directory of the tests, relative to that of the package.
+    tests: &'static str,
+}
+
+/// A Python package that has adapters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Package {
+    Isola,
+    Isorun,
+}
+
+const GROUPS: &[Group] = &[
+    Group {
+        name: "agents",
+        requirements: "sdk/python/tests/integrations/agents/requirements.txt",
+        label: "pydantic-ai, deepagents, inspect-ai, openai-agents and mini-swe-agent",
+        suites: &[Suite { package: Package::Isorun, tests: "tests/integrations/agents" }],
+    },
+    Group {
+        name: "adk",
+        requirements: "sdk/python/tests/integrations/adk/requirements.txt",
+        label: "google-adk and strands-agents",
+        suites: &[
+            Suite { package: Package::Isorun, tests: "tests/integrations/adk" },
+            Suite { package: Package::Isola, tests: "tests/integrations/adk" },
+        ],
+    },
+    Group {
+        name: "code",
+        requirements: "crates/isola-python/tests/integrations/code/requirements.txt",
+        label: "fastmcp, smolagents and dspy",
+        suites: &[Suite { package: Package::Isola, tests: "tests/integrations/code" }],
+    },
+];
+
+/// Runs the tests with a server that was built before. `groups` are names of groups, all of
+/// them by default, and `args` are passed to pytest.
+pub fn test(groups: &[String], args: &[String]) -> Result<()> {
+    if let Some(unknown) = groups.iter().find(|name| GROUPS.iter().all(|g| g.name != **name)) {
+        let known: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
+        bail!("there is no group {unknown}: choose from {}", known.join(", "));
+    }
+    let chosen = |group: &&Group| groups.is_empty() || groups.iter().any(|name| name == group.name);
+    let chosen: Vec<&Group> = GROUPS.iter().filter(chosen).collect();
+    let uses = |package| chosen.iter().flat_map(|group| group.suites).any(|s| s.package == package);
+    let isola = if uses(Package::Isola) { Some(isola_package()?) } else { None };
+    let isorun = if uses(Package::Isorun) { Some(isorun_package()?) } else { None };
+    for group in chosen {
+        let python = setup::frameworks(group.name, group.requirements, group.label)?;
+        for suite in group.suites {
+            let (directory, site) = match suite.package {
+                Package::Isola => ("crates/isola-python", &isola),
+                Package::Isorun => ("sdk/python", &isorun),
+            };
+            eprintln!("==> pytest {directory}/{} ({})", suite.tests, group.label);
+            let mut pytest = Command::new(&python);
+            pytest.current_dir(workspace::root().join(directory));
+            pytest.args(["-m", "pytest", suite.tests]).args(args);
+            if let Some(site) = site {
+                pytest.env("PYTHONPATH", site);
+            }
+            pytest.env("PYTHONDONTWRITEBYTECODE", "1").env("ISORUN_COMMAND", sdk::command()?);
+            // The runtimes are those in the wheel.
+            pytest.env_remove("ISOLA_RUNTIME_DIR");
+            process::run(pytest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds the package `isola`, and returns the directory into which it is installed.
+fn isola_package() -> Result<PathBuf> {
+    guests::ensure()?;
+    let site = workspace::root().join("target/python-site");
+    wheel::install(&setup::python_tests()?, &wheel::build("dev")?, &site)?;
+    Ok(site)
+}
+
+/// Builds the package `isorun`, and returns the directory into which it is installed.
+fn isorun_package() -> Result<PathBuf> {
+    linux::ensure()?;
+    sdk::install(&setup::sdk_tests()?)
+}
