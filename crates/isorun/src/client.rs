@@ -100,6 +100,11 @@ impl Client {
         Ok(Self { http, url, key: target.key.clone() })
     }
 
+    /// Returns a client of the same server that sends another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { http: self.http.clone(), url: self.url.clone(), key: Some(key.to_owned()) }
+    }
+
     /// Reports whether a server responds at the URL.
     pub async fn is_reachable(&self) -> bool {
         let response = self.request(Method::GET, "healthz").timeout(Duration::from_secs(2)).send();

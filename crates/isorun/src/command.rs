@@ -13,6 +13,7 @@ mod image;
 mod keys;
 mod logs;
 mod ls;
+mod mcp;
 mod net;
 mod pages;
 mod ps;
@@ -124,6 +125,10 @@ enum Command {
     /// Create a sandbox from a snapshot, and print its id
     Restore(snapshot::RestoreArgs),
 
+    /// Serve the Model Context Protocol, so that a model can work in sandboxes
+    #[command(after_long_help = mcp::NOTES)]
+    Mcp(Box<mcp::McpArgs>),
+
     /// List the sandboxes
     Ps(ps::PsArgs),
 
@@ -217,6 +222,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Snapshot(args) => block_on(snapshot::run(args, connect(server)?)),
         Command::Restore(args) => block_on(snapshot::restore(args, connect(server)?)),
+        Command::Mcp(args) => mcp::run(*args, server),
         Command::Ps(args) => block_on(ps::run(args, connect(server)?)),
         Command::Cp(args) => block_on(cp::run(args, connect(server)?)),
         Command::Ls(args) => block_on(ls::run(args, connect(server)?)),

@@ -3,6 +3,7 @@
 //!
 //! | to change | start in |
 //! |---|---|
+//! | a tool of `isorun mcp` | `mcp.rs` |
 //! | a subcommand | `command.rs` (their list), then `command/NAME.rs` |
 //! | the options of `isorun serve` | `command/serve.rs`, `command/server_limits.rs` |
 //! | a request to the server | `client.rs`; over WebSockets `client/socket.rs`, `client/shell.rs` |
@@ -26,6 +27,7 @@
 mod client;
 mod command;
 mod failure;
+mod mcp;
 mod visible;
 
 use std::process::ExitCode;

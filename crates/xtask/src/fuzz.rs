@@ -21,6 +21,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("instrument", PARSERS),
     ("archive", PARSERS),
     ("mcp", PARSERS),
+    ("tools", PARSERS),
     ("visible", PARSERS),
     ("code_event", PARSERS),
     ("documents", IMAGE),

@@ -12,50 +12,56 @@ use anyhow::{Result, bail};
 use crate::{guests, linux, process, sdk, setup, wheel, workspace};
 
 /// Frameworks that are installed in one environment.
-struct Group {
+struct FrameworkGroup {
     name: &'static str,
     /// The lock file, relative to the root.
     requirements: &'static str,
     label: &'static str,
     /// The suites of tests that run in the environment.
-    suites: &'static [Suite],
+    suites: &'static [AdapterSuite],
 }
 
 /// Tests of the adapters of one package.
-struct Suite {
-    package: Package,
+struct AdapterSuite {
+    package: AdapterPackage,
     /// The directory of the tests, relative to that of the package.
     tests: &'static str,
 }
 
 /// A Python package that has adapters.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Package {
+enum AdapterPackage {
     Isola,
     Isorun,
 }
 
-const GROUPS: &[Group] = &[
-    Group {
+const GROUPS: &[FrameworkGroup] = &[
+    FrameworkGroup {
         name: "agents",
         requirements: "sdk/python/tests/integrations/agents/requirements.txt",
         label: "pydantic-ai, deepagents, inspect-ai, openai-agents and mini-swe-agent",
-        suites: &[Suite { package: Package::Isorun, tests: "tests/integrations/agents" }],
+        suites: &[AdapterSuite {
+            package: AdapterPackage::Isorun,
+            tests: "tests/integrations/agents",
+        }],
     },
-    Group {
+    FrameworkGroup {
         name: "adk",
         requirements: "sdk/python/tests/integrations/adk/requirements.txt",
         label: "google-adk and strands-agents",
         suites: &[
-            Suite { package: Package::Isorun, tests: "tests/integrations/adk" },
-            Suite { package: Package::Isola, tests: "tests/integrations/adk" },
+            AdapterSuite { package: AdapterPackage::Isorun, tests: "tests/integrations/adk" },
+            AdapterSuite { package: AdapterPackage::Isola, tests: "tests/integrations/adk" },
         ],
     },
-    Group {
+    FrameworkGroup {
         name: "code",
         requirements: "crates/isola-python/tests/integrations/code/requirements.txt",
         label: "fastmcp, smolagents and dspy",
-        suites: &[Suite { package: Package::Isola, tests: "tests/integrations/code" }],
+        suites: &[AdapterSuite {
+            package: AdapterPackage::Isola,
+            tests: "tests/integrations/code",
+        }],
     },
 ];
 
@@ -66,17 +72,18 @@ pub fn test(groups: &[String], args: &[String]) -> Result<()> {
         let known: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
         bail!("there is no group {unknown}: choose from {}", known.join(", "));
     }
-    let chosen = |group: &&Group| groups.is_empty() || groups.iter().any(|name| name == group.name);
-    let chosen: Vec<&Group> = GROUPS.iter().filter(chosen).collect();
+    let chosen =
+        |group: &&FrameworkGroup| groups.is_empty() || groups.iter().any(|name| name == group.name);
+    let chosen: Vec<&FrameworkGroup> = GROUPS.iter().filter(chosen).collect();
     let uses = |package| chosen.iter().flat_map(|group| group.suites).any(|s| s.package == package);
-    let isola = if uses(Package::Isola) { Some(isola_package()?) } else { None };
-    let isorun = if uses(Package::Isorun) { Some(isorun_package()?) } else { None };
+    let isola = if uses(AdapterPackage::Isola) { Some(isola_package()?) } else { None };
+    let isorun = if uses(AdapterPackage::Isorun) { Some(isorun_package()?) } else { None };
     for group in chosen {
         let python = setup::frameworks(group.name, group.requirements, group.label)?;
         for suite in group.suites {
             let (directory, site) = match suite.package {
-                Package::Isola => ("crates/isola-python", &isola),
-                Package::Isorun => ("sdk/python", &isorun),
+                AdapterPackage::Isola => ("crates/isola-python", &isola),
+                AdapterPackage::Isorun => ("sdk/python", &isorun),
             };
             eprintln!("==> pytest {directory}/{} ({})", suite.tests, group.label);
             let mut pytest = Command::new(&python);

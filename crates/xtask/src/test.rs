@@ -9,7 +9,9 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{archive, debian, guests, integrations, linux, node, process, sdk, setup, wheel, workspace};
+use crate::{
+    archive, debian, guests, integrations, linux, node, process, sdk, setup, wheel, workspace,
+};
 
 /// The end of the help, which shows what [`expand_short_forms`] replaces.
 const SHORT_FORMS: &str = "\

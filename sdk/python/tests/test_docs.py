@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Server
+
 ROOT = Path(__file__).parents[3]
 STATE = ["run-code", "interpreters", "shell", "forking", "hibernation", "snapshots", "fork-hazards"]
-PAGES = ["README.md", "docs/isorun/python-sdk.md", "sdk/python/README.md"]
+PAGES = [
+    "README.md",
+    "docs/isorun/python-sdk.md",
+    "docs/isorun/mcp.md",
+    "sdk/python/README.md",
+]
 PAGES += [f"docs/isorun/{page}.md" for page in STATE]
 
 
@@ -28,13 +36,29 @@ def samples() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.fixture
+def shell_environment(server: Server, tmp_path: Path) -> dict[str, str]:
+    """Returns the environment of a user who has installed the command."""
+    (tmp_path / ".config").symlink_to(server.config)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "isorun").symlink_to(os.environ["ISORUN_COMMAND"])
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    return os.environ | {"HOME": str(tmp_path), "PATH": path}
+
+
 @pytest.mark.parametrize(("location", "code"), samples())
-def test_sample_prints_the_documented_output(location: str, code: str) -> None:
+def test_sample_prints_the_documented_output(
+    location: str, code: str, shell_environment: dict[str, str]
+) -> None:
     # Each sample is run alone, with the import of the first one of its page if necessary.
     if "import" not in code:
         code = "from isorun import Sandbox\n" + code
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code],
+        env=shell_environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, f"{location}: {done.stderr}"
     expected = re.findall(r"print\(.*\)  # (.*)$", code, re.M)

@@ -16,6 +16,7 @@ mod image;
 mod interpreters;
 mod keys;
 mod long;
+mod mcp;
 mod network;
 mod openapi;
 mod operation;
