@@ -19,6 +19,8 @@ use crate::{debian, process, progress, stamp, workspace};
 const CARGO_DENY_VERSION: &str = "0.20.2";
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 const MIN_PYTHON_VERSION: (u32, u32) = (3, 10);
+/// The oldest Python that the newest versions of all frameworks support.
+const MIN_FRAMEWORKS_PYTHON_VERSION: (u32, u32) = (3, 11);
 const MIN_NODE_VERSION: (u32, u32) = (20, 0);
 
 /// The installed builder of the Python guest.
@@ -354,8 +356,42 @@ pub fn client_library() -> Result<PathBuf> {
 /// Installs frameworks for which the Python packages have adapters. Returns the Python
 /// interpreter.
 pub fn frameworks(group: &str, requirements: &str, label: &str) -> Result<PathBuf> {
-    let label = format!("{label}, whose adapters are tested (some minutes)");
-    let (venv, _) = python_environment(&format!("frameworks-{group}"), requirements, &label)?;
+    // With pip the hundreds of packages take minutes.
+    let (uv, uv_digest) = python_environment(
+        "uv",
+        "crates/xtask/installers/requirements.txt",
+        "uv, which installs many Python packages at once",
+    )?;
+    let python = python()?;
+    if !is_at_least(&python.version, MIN_FRAMEWORKS_PYTHON_VERSION) {
+        let (major, minor) = MIN_FRAMEWORKS_PYTHON_VERSION;
+        bail!(
+            "{label} need Python {major}.{minor} or newer, and this machine has {}: install a \
+             newer one, or run the other parts of the tests (`cargo xtask test --help`)",
+            python.version
+        );
+    }
+    let requirements = workspace::root().join(requirements);
+    let digest = Inputs::default()
+        .text("python", &python.version)
+        .text("uv", &uv_digest)
+        .file("requirements", &requirements)?
+        .finish();
+    let venv = workspace::tools().join(format!("frameworks-{group}"));
+    let label = format!("{label}, whose adapters are tested");
+    stamp::install(&label, &venv, &digest, || {
+        let uv = uv.join("bin/uv");
+        let mut create = Command::new(&uv);
+        // The directory exists already.
+        create.args(["venv", "--quiet", "--allow-existing", "--python", &python.program]);
+        create.arg(&venv);
+        process::run_quiet(create)?;
+        let mut install = Command::new(&uv);
+        install.args(["pip", "install", "--quiet", "--python"]).arg(venv.join("bin/python"));
+        install.args(["--require-hashes", "--only-binary", ":all:", "-r"]);
+        install.arg(&requirements);
+        process::run_quiet(install)
+    })?;
     Ok(venv.join("bin/python"))
 }
 
