@@ -7,7 +7,7 @@ import json
 import pytest
 
 from isorun import ExecResult, IsorunConnectionError, IsorunError, IsorunTimeoutError
-from isorun._protocol import ExecStream, execute, error_response
+from isorun._protocol import Command, ExecStream, error_response, execute, execute_bytes
 
 EVENTS = b"".join(
     f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
@@ -60,4 +60,25 @@ def test_error_responses_are_parsed() -> None:
     proxy = error_response(502, b"<html>Bad Gateway</html>")
     assert (proxy.code, proxy.kind) == (502, None) and "Bad Gateway" in str(proxy)
     with pytest.raises(IsorunError, match="invalid response"):
-        execute("run0", "true", 1).parse_response(200, b"[]")
+        execute("run0", Command("true", 1)).parse_response(200, b"[]")
+
+
+def test_output_in_base64_is_decoded_in_results_and_errors() -> None:
+    operation = execute_bytes("run0", Command(["cat"], 5, {"A": "b"}, "/srv", "in"))
+    assert operation.body == {
+        "command": ["cat"],
+        "timeout": 5,
+        "env": {"A": "b"},
+        "cwd": "/srv",
+        "stdin": "in",
+        "encoding": "base64",
+    }
+    done = {"exit_code": 0, "stdout": "/wA=", "stderr": "", "stdout_truncated": True}
+    result = operation.parse_response(200, json.dumps(done).encode())
+    assert (result.stdout, result.stderr, result.stdout_truncated) == (b"\xff\0", b"", True)
+    late = {"error": "too late", "code": "exec_timeout", "stdout": "b2sK", "stderr": "/w=="}
+    with pytest.raises(IsorunTimeoutError) as caught:
+        operation.parse_response(504, json.dumps(late).encode())
+    assert (caught.value.stdout, caught.value.stderr) == ("ok\n", "\ufffd")
+    with pytest.raises(IsorunError, match="invalid response"):
+        operation.parse_response(200, json.dumps(done | {"stdout": "%"}).encode())

@@ -195,3 +195,54 @@ def test_wrong_api_key_is_refused(server: Server) -> None:
         with pytest.raises(IsorunError, match="API key") as caught:
             Sandbox("host", api_key=key).create()
         assert (caught.value.code, caught.value.kind) == (401, "unauthorized")
+
+
+def test_command_gets_environment_directory_and_input() -> None:
+    with Sandbox("host", env={"A": "of the sandbox"}) as sb:
+        script = 'printf \'%s,%s,\' "$A" "$PWD"; cat'
+        result = sb.exec(["sh", "-c", script], env={"A": "mine"}, cwd="/tmp", stdin="caf\u00e9\n")
+        assert result.stdout == "mine,/tmp,caf\u00e9\n"
+        assert sb.exec("echo $A").stdout == "of the sandbox\n"
+        result = sb.exec_stream("echo $A; pwd; cat", env={"A": "b"}, cwd="/usr", stdin="c")
+        assert result.stdout == "b\n/usr\nc"
+        with pytest.raises(IsorunError) as caught:
+            sb.exec("true", cwd="/missing")
+        assert caught.value.kind == "command_not_found"
+
+
+def test_bytes_are_exact() -> None:
+    every = bytes(range(256))
+    with Sandbox("host") as sb:
+        sb.write_bytes("/job/every", every, mode=0o750)
+        assert sb.download("/job/every") == every
+        result = sb.exec_bytes("cat every; cat every >&2; exit 3", cwd="/job")
+        assert (result.exit_code, result.ok) == (3, False)
+        assert (result.stdout, result.stderr) == (every, every)
+        # Permissions are kept, and the target of a link is replaced.
+        assert sb.exec("ln -s every /job/link").ok
+        sb.write_bytes("/job/link", b"new")
+        assert sb.exec("cat every; stat -c %a every", cwd="/job").stdout == "new750\n"
+        with pytest.raises(IsorunTimeoutError) as caught:
+            sb.exec_bytes("echo begun; sleep 1000", timeout=0.3)
+        assert caught.value.stdout == "begun\n"
+
+
+def test_existing_sandbox_is_used_by_its_id() -> None:
+    with Sandbox("host", mem_mib=300) as sb:
+        sb.write_text("/job/file", "kept")
+        assert sb.id is not None
+        other = Sandbox.connect(sb.id)
+        assert other.info == sb.info
+        assert other.download("/job/file") == b"kept"
+        other.close()
+        # Only the connections were closed.
+        assert other.exec("echo still").stdout == "still\n"
+        with other:
+            pass
+        with pytest.raises(IsorunError) as caught:
+            Sandbox.connect(sb.id)
+        assert caught.value.kind == "run_destroyed"
+    for unknown in ("run0123456789abcdef", "../snapshots"):
+        with pytest.raises(IsorunError) as caught:
+            Sandbox.connect(unknown)
+        assert caught.value.code == 404

@@ -20,7 +20,7 @@ from ._contexts import Contexts
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
 from ._sandbox import Sandbox
 from ._shell import Shell
-from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
+from ._types import DestroyStats, ExecBytesResult, ExecResult, SandboxInfo, SnapshotInfo
 
 __all__ = [
     "AsyncContexts",
@@ -29,6 +29,7 @@ __all__ = [
     "Context",
     "Contexts",
     "DestroyStats",
+    "ExecBytesResult",
     "ExecResult",
     "Execution",
     "ExecutionError",

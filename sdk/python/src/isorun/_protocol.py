@@ -6,6 +6,7 @@ parse the responses here.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote, unquote, urlencode
 
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
+from ._types import DestroyStats, ExecBytesResult, ExecResult, SandboxInfo, SnapshotInfo
 
 T = TypeVar("T")
 
@@ -38,6 +39,8 @@ class Operation(Generic[T]):
     params: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     read_timeout: float | None = DEFAULT_TIMEOUT
+    is_encoded: bool = False
+    """True if the output of a command is in base64, in an error response too."""
 
     @property
     def target(self) -> str:
@@ -50,7 +53,7 @@ class Operation(Generic[T]):
     def parse_response(self, status: int, content: bytes) -> T:
         """Returns the content of a response, or raises the exception for it."""
         if not 200 <= status < 300:
-            raise error_response(status, content)
+            raise error_response(status, content, self.is_encoded)
         try:
             return self.parse(content)
         except (ValueError, KeyError, TypeError) as error:
@@ -104,6 +107,11 @@ def create(options: Options) -> Operation[SandboxInfo]:
     return Operation("POST", "/v1/runs", _info, body=options.body(), read_timeout=CREATE_TIMEOUT)
 
 
+def get(run: str) -> Operation[SandboxInfo]:
+    # Quoted, so that a text that is not an id cannot change the path.
+    return Operation("GET", f"/v1/runs/{quote(run, safe='')}", _info)
+
+
 def set_timeout(run: str, seconds: float) -> Operation[SandboxInfo]:
     return Operation("PATCH", f"/v1/runs/{run}", _info, body={"timeout": seconds})
 
@@ -153,23 +161,58 @@ def destroy(run: str) -> Operation[DestroyStats]:
     return Operation("DELETE", f"/v1/runs/{run}", _destroy_stats)
 
 
-def execute(run: str, command: str | Sequence[str], timeout: float) -> Operation[ExecResult]:
+@dataclass(frozen=True)
+class Command:
+    """A command, and what applies to it alone."""
+
+    command: str | Sequence[str]
+    timeout: float
+    env: Mapping[str, str] | None = None
+    cwd: str | None = None
+    stdin: str | None = None
+
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "command": self.command if isinstance(self.command, str) else list(self.command),
+            "timeout": self.timeout,
+        }
+        if self.env:
+            body["env"] = dict(self.env)
+        if self.cwd is not None:
+            body["cwd"] = self.cwd
+        if self.stdin is not None:
+            body["stdin"] = self.stdin
+        return body
+
+
+def execute(run: str, command: Command) -> Operation[ExecResult]:
     return Operation(
         "POST",
         f"/v1/runs/{run}/exec",
         _exec_result,
-        body=_exec_body(command, timeout),
-        read_timeout=_response_timeout(timeout),
+        body=command.body(),
+        read_timeout=_response_timeout(command.timeout),
     )
 
 
-def execute_stream(run: str, command: str | Sequence[str], timeout: float) -> Operation[ExecResult]:
+def execute_bytes(run: str, command: Command) -> Operation[ExecBytesResult]:
+    return Operation(
+        "POST",
+        f"/v1/runs/{run}/exec",
+        _exec_bytes_result,
+        body=command.body() | {"encoding": "base64"},
+        read_timeout=_response_timeout(command.timeout),
+        is_encoded=True,
+    )
+
+
+def execute_stream(run: str, command: Command) -> Operation[ExecResult]:
     return Operation(
         "POST",
         f"/v1/runs/{run}/exec/stream",
         _exec_result,
-        body=_exec_body(command, timeout),
-        read_timeout=_response_timeout(timeout),
+        body=command.body(),
+        read_timeout=_response_timeout(command.timeout),
     )
 
 
@@ -190,8 +233,8 @@ def ls(run: str, path: str) -> Operation[list[str]]:
     return Operation("GET", f"/v1/runs/{run}/files", _entries, params={"path": path})
 
 
-def error_response(status: int, content: bytes) -> IsorunError:
-    """Returns the exception for an error response."""
+def error_response(status: int, content: bytes, is_encoded: bool = False) -> IsorunError:
+    """Returns the exception for an error response. `is_encoded` is that of the operation."""
     try:
         body = json.loads(content)
         message, kind = str(body["error"]), str(body["code"])
@@ -200,7 +243,10 @@ def error_response(status: int, content: bytes) -> IsorunError:
         return IsorunError(
             f"the server responded with status {status}: {_excerpt(content)}", code=status
         )
-    return failure(message, status, kind, body.get("stdout") or "", body.get("stderr") or "")
+    stdout, stderr = body.get("stdout") or "", body.get("stderr") or ""
+    if is_encoded:
+        stdout, stderr = (_decoded(text).decode("utf-8", "replace") for text in (stdout, stderr))
+    return failure(message, status, kind, stdout, stderr)
 
 
 def failure(message: str, status: int | None, kind: str, stdout: str, stderr: str) -> IsorunError:
@@ -280,13 +326,6 @@ class ExecStream(EventStream[ExecResult]):
         return ExecResult(self._exit_code, "".join(self._stdout), "".join(self._stderr))
 
 
-def _exec_body(command: str | Sequence[str], timeout: float) -> dict[str, Any]:
-    return {
-        "command": command if isinstance(command, str) else list(command),
-        "timeout": timeout,
-    }
-
-
 def _response_timeout(timeout: float) -> float | None:
     return timeout + RESPONSE_GRACE if timeout > 0 else None
 
@@ -339,6 +378,21 @@ def _exec_result(content: bytes) -> ExecResult:
         stdout_truncated=bool(body.get("stdout_truncated")),
         stderr_truncated=bool(body.get("stderr_truncated")),
     )
+
+
+def _exec_bytes_result(content: bytes) -> ExecBytesResult:
+    body = json.loads(content)
+    return ExecBytesResult(
+        exit_code=int(body["exit_code"]),
+        stdout=_decoded(body["stdout"]),
+        stderr=_decoded(body["stderr"]),
+        stdout_truncated=bool(body.get("stdout_truncated")),
+        stderr_truncated=bool(body.get("stderr_truncated")),
+    )
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def _destroy_stats(content: bytes) -> DestroyStats:

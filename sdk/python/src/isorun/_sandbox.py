@@ -14,7 +14,7 @@ from ._sync_io import Transport, file_chunks, notify
 from ._shell import Shell
 from ._base import SandboxBase
 from ._code import Context, Execution, ExecutionError, Result
-from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
+from ._types import DestroyStats, ExecBytesResult, ExecResult, SandboxInfo, SnapshotInfo
 
 
 class Sandbox(SandboxBase):
@@ -84,16 +84,44 @@ class Sandbox(SandboxBase):
             self._transport.close()
             raise
 
-    def exec(self, command: str | Sequence[str], *, timeout: float | None = None) -> ExecResult:
+    def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: str | None = None,
+    ) -> ExecResult:
         """Runs a command and waits for its end.
 
         :param command: a shell command line, or a program and its arguments.
         :param timeout: the timeout in seconds; 0 or -1 for no timeout. The default is
             that of the sandbox.
+        :param env: additional environment variables of this command.
+        :param cwd: its working directory, an absolute path; by default that of the image.
+        :param stdin: the content of its standard input; empty by default. A request has at most
+            1 MiB: write more than that into a file.
         :raises IsorunTimeoutError: the command exceeded the timeout and was killed.
         """
-        seconds = self._exec_timeout(timeout)
-        return self._transport.send(_protocol.execute(self._running(), command, seconds))
+        full = _protocol.Command(command, self._exec_timeout(timeout), env, cwd, stdin)
+        return self._transport.send(_protocol.execute(self._running(), full))
+
+    def exec_bytes(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: str | None = None,
+    ) -> ExecBytesResult:
+        """Runs a command as `exec` does, and returns its output byte for byte.
+
+        The output in an `IsorunTimeoutError` is text nevertheless.
+        """
+        full = _protocol.Command(command, self._exec_timeout(timeout), env, cwd, stdin)
+        return self._transport.send(_protocol.execute_bytes(self._running(), full))
 
     def exec_stream(
         self,
@@ -102,12 +130,17 @@ class Sandbox(SandboxBase):
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
         timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: str | None = None,
     ) -> ExecResult:
         """Runs a command, and calls a callback for each chunk of output as it arrives.
 
         If a callback raises, the command is killed.
+        The other parameters are those of `exec`.
         """
-        operation = _protocol.execute_stream(self._running(), command, self._exec_timeout(timeout))
+        full = _protocol.Command(command, self._exec_timeout(timeout), env, cwd, stdin)
+        operation = _protocol.execute_stream(self._running(), full)
         listeners = {"stdout": on_stdout, "stderr": on_stderr}
 
         def listen(name: str, text: str) -> None:
@@ -179,8 +212,19 @@ class Sandbox(SandboxBase):
 
     def write_text(self, remote_path: str, text: str) -> None:
         """Writes a file in the sandbox, as UTF-8, and creates the parent directories."""
-        operation = _protocol.upload(self._running(), remote_path)
-        self._transport.send(operation, text.encode())
+        self.write_bytes(remote_path, text.encode())
+
+    def write_bytes(self, remote_path: str, content: bytes, *, mode: int | None = None) -> None:
+        """Writes a file in the sandbox, and creates the parent directories.
+
+        A file that exists is replaced at once, when all of the content has arrived; through a
+        symbolic link its target is replaced.
+
+        :param mode: the permissions, such as `0o755`; by default those of the file that exists,
+            or 644.
+        """
+        operation = _protocol.upload(self._running(), remote_path, mode)
+        self._transport.send(operation, content)
 
     def ls(self, remote_path: str) -> list[str]:
         """Returns the sorted names in a directory of the sandbox. Names that are not UTF-8 have
@@ -234,6 +278,33 @@ class Sandbox(SandboxBase):
         sandbox._created(info)
         return sandbox
 
+    @classmethod
+    def connect(
+        cls,
+        sandbox_id: str,
+        *,
+        timeout: float = 30,
+        api_url: str | None = None,
+        api_key: str | None = None,
+    ) -> Sandbox:
+        """Returns the existing sandbox with this id, which another program may have created.
+
+        As a context manager it is destroyed on exit, like one that `create` created. The
+        parameters are those of the constructor.
+
+        :raises IsorunError: the sandbox does not exist, was destroyed, or belongs to another
+            tenant.
+        """
+        sandbox = cls("", timeout=timeout, api_url=api_url, api_key=api_key)
+        try:
+            info = sandbox._transport.send(_protocol.get(sandbox_id))
+        except BaseException:
+            sandbox._transport.close()
+            raise
+        sandbox._options = sandbox._options_of(info)
+        sandbox._created(info)
+        return sandbox
+
     @staticmethod
     def snapshots(*, api_url: str | None = None, api_key: str | None = None) -> list[SnapshotInfo]:
         """Returns the snapshots on the server, the oldest first."""
@@ -279,6 +350,11 @@ class Sandbox(SandboxBase):
             self._destroyed(self._transport.send(_protocol.destroy(self._running())))
             self._transport.close()
         return self._final_stats()
+
+    def close(self) -> None:
+        """Closes the connections to the server. The sandbox continues to exist, and a further
+        operation opens new ones."""
+        self._transport.close()
 
     def __enter__(self) -> Sandbox:
         if self.id is None:

@@ -41,6 +41,24 @@ class ExecResult:
 
 
 @dataclass(frozen=True)
+class ExecBytesResult:
+    """The result of a command, with its output byte for byte."""
+
+    exit_code: int
+    """The exit code, as in a shell: 128 plus the signal's number if a signal killed it."""
+    stdout: bytes
+    stderr: bytes
+    stdout_truncated: bool = False
+    """True if the end of `stdout` is missing, since the server limits its size."""
+    stderr_truncated: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True if the command succeeded."""
+        return self.exit_code == 0
+
+
+@dataclass(frozen=True)
 class SnapshotInfo:
     """A snapshot on the server."""
 
