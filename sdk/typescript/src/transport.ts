@@ -24,6 +24,10 @@ const MAX_IDLE_CONNECTIONS = 100;
  * used again, because a request on it could be lost.
  */
 const MAX_IDLE_MS = 5_000;
+/** The size of the chunks of an upload, in bytes. A shorter body is sent with its head. */
+const CHUNK_BYTES = 1 << 20;
+/** The time for the server to ask for the content of an upload, in milliseconds. */
+const CONTINUE_TIMEOUT_MS = 1_000;
 /** The longest delay of a timer in milliseconds. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -127,12 +131,15 @@ class Exchange {
     content: Content | undefined,
   ): Promise<http.IncomingMessage> {
     const base = new URL(this.#target.url);
-    const body =
-      operation.body === undefined ? content : Buffer.from(JSON.stringify(operation.body));
+    const json = operation.body === undefined ? undefined : JSON.stringify(operation.body);
+    const body = json === undefined ? content : Buffer.from(json);
     const headers = requestHeaders(this.#target);
-    if (operation.body !== undefined) headers['content-type'] = 'application/json';
+    if (json !== undefined) headers['content-type'] = 'application/json';
+    const isShort = body instanceof Uint8Array && body.byteLength <= CHUNK_BYTES;
     if (body instanceof Uint8Array) headers['content-length'] = String(body.byteLength);
     else if (body !== undefined) headers['transfer-encoding'] = 'chunked';
+    // The server can refuse the request before the content is sent.
+    if (body !== undefined && !isShort) headers['expect'] = '100-continue';
     const request = (base.protocol === 'https:' ? https : http).request({
       ...urlToHttpOptions(base),
       path: base.pathname.replace(/\/+$/, '') + operation.target,
@@ -152,8 +159,8 @@ class Exchange {
       request.on('error', reject);
       request.once('close', () => reject(new Error('the connection was closed')));
     });
-    if (body === undefined || body instanceof Uint8Array) request.end(body);
-    else void this.#upload(request, body);
+    if (body === undefined || isShort) request.end(body);
+    else void this.#upload(request, body instanceof Uint8Array ? slices(body) : body);
     try {
       return await response;
     } catch (error) {
@@ -236,13 +243,14 @@ class Exchange {
 
   async #upload(request: http.ClientRequest, content: AsyncIterable<Uint8Array>): Promise<void> {
     try {
+      await firstOf(request, ['continue', 'response', 'close'], CONTINUE_TIMEOUT_MS);
       for await (const chunk of content) {
         // Writing to a connection that the server has closed loses its response, so what has
         // arrived is read first. After a response the rest is of no use.
         await setImmediate();
         await setImmediate();
         if (request.destroyed || this.#response !== undefined) return;
-        if (!request.write(chunk)) await writable(request);
+        if (!request.write(chunk)) await firstOf(request, ['drain', 'response', 'close']);
         if (this.#isConnected && this.#response === undefined) this.#arm(this.#readTimeout);
       }
       request.end();
@@ -314,13 +322,27 @@ function destroyStale(agent: http.Agent, idleSince: WeakMap<Socket, number>): vo
   }
 }
 
-/** Waits until a request accepts more of its body, or is closed. */
-async function writable(request: http.ClientRequest): Promise<void> {
+/** Waits for one of these events, or for a time. */
+async function firstOf(
+  request: http.ClientRequest,
+  events: readonly string[],
+  milliseconds?: number,
+): Promise<void> {
+  if (request.destroyed) return;
+  let timer: NodeJS.Timeout | undefined;
   await new Promise<void>((resolve) => {
     const done = (): void => {
-      request.off('drain', done).off('close', done).off('response', done);
+      for (const event of events) request.off(event, done);
       resolve();
     };
-    request.once('drain', done).once('close', done).once('response', done);
+    for (const event of events) request.once(event, done);
+    if (milliseconds !== undefined) timer = setTimeout(done, milliseconds);
   });
+  clearTimeout(timer);
+}
+
+async function* slices(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  for (let start = 0; start < bytes.byteLength; start += CHUNK_BYTES) {
+    yield bytes.subarray(start, start + CHUNK_BYTES);
+  }
 }
