@@ -21,7 +21,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::workspace::files;
-use crate::{format, fuzz, generate, node, process, progress, sdk, setup, workspace};
+use crate::{format, fuzz, generate, node, process, progress, sdk, setup, typescript, workspace};
 
 #[derive(clap::Args)]
 pub struct CheckArgs {
@@ -48,7 +48,7 @@ enum Outcome {
 }
 
 pub fn run(args: &CheckArgs) -> Result<()> {
-    let rows: [(&str, CheckFn); 23] = [
+    let rows: [(&str, CheckFn); 24] = [
         ("format", Box::new(format)),
         ("edges", Box::new(edges)),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -67,6 +67,7 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         ("sdk types", Box::new(sdk_types)),
         ("typescript", Box::new(|| tool(setup::typescript))),
         ("npm types", Box::new(npm_types)),
+        ("typescript sdk types", Box::new(typescript_sdk_types)),
         ("fuzz", Box::new(|| fuzz::run_quick_targets().map(|()| Outcome::Ok))),
         ("stdlib", {
             let wanted = args.slow || args.filter.as_deref() == Some("stdlib");
@@ -227,6 +228,15 @@ fn sdk_types() -> Result<Outcome> {
 fn npm_types() -> Result<Outcome> {
     let _lock = workspace::lock()?;
     Ok(match node::check_types() {
+        Ok(()) => Outcome::Ok,
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    })
+}
+
+/// Checks the types of the npm package `@isorun/sdk` and its tests.
+fn typescript_sdk_types() -> Result<Outcome> {
+    let _lock = workspace::lock()?;
+    Ok(match typescript::check_types() {
         Ok(()) => Outcome::Ok,
         Err(error) => Outcome::Failed(format!("{error:#}")),
     })

@@ -21,6 +21,11 @@ pub fn network_tools() -> Result<()> {
     programs(&[("ip", "iproute2"), ("nft", "nftables")])
 }
 
+/// Installs the program that creates certificates for the tests.
+pub fn tls_tools() -> Result<()> {
+    programs(&[("openssl", "openssl")])
+}
+
 /// Installs a headless browser.
 pub fn browser() -> Result<()> {
     programs(&[("chromium", "chromium")])

@@ -3,14 +3,14 @@
 //! | to change | start in |
 //! |---|---|
 //! | a rule that the sources must follow | `check.rs` (the rows), `check/NAME.rs` |
-//! | which tests run, and with which features | `test.rs`, `node.rs`, `sdk.rs`, `integrations.rs`, `wheel.rs` |
+//! | which tests run, and with which features | `test.rs`, `node.rs`, `sdk.rs`, `typescript.rs`, `integrations.rs`, `wheel.rs` |
 //! | how a guest is built | `guests.rs` |
 //! | the version of Python's standard library | `python_library.rs` |
 //! | a tool and its pinned version | `setup.rs`, `linux.rs`, `debian.rs` |
 //! | a measured figure of SPECIFICATION.md | `bench.rs` |
 //! | a fuzz target | `fuzz.rs` |
 //! | a generated and committed file | `generate.rs` |
-//! | a release | `archive.rs`, `node.rs`, `wheel.rs` |
+//! | a release | `archive.rs`, `node.rs`, `typescript.rs`, `wheel.rs` |
 //!
 //! What must stay true:
 //!
@@ -45,6 +45,7 @@ mod sdk;
 mod setup;
 mod stamp;
 mod test;
+mod typescript;
 mod wheel;
 mod wit;
 mod workspace;

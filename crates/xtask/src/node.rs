@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::digest::Inputs;
-use crate::{archive, guests, process, progress, rust_calls, setup, stamp, workspace};
+use crate::{archive, guests, process, progress, rust_calls, setup, stamp, typescript, workspace};
 
 const SOURCE: &str = "crates/isola-node";
 
@@ -35,7 +35,8 @@ pub struct PackArgs {}
 pub fn pack_for_release(_: &PackArgs) -> Result<()> {
     guests::ensure()?;
     build(Profile::Release)?;
-    for archive in pack(Profile::Release)? {
+    let sdk = typescript::pack()?;
+    for archive in pack(Profile::Release)?.into_iter().chain([sdk]) {
         println!("{}", archive.display());
     }
     Ok(())
@@ -186,14 +187,16 @@ fn pack_one(package: &Package, profile: Profile) -> Result<PathBuf> {
     archive_in(&dir)
 }
 
-fn archive_in(dir: &Path) -> Result<PathBuf> {
+/// Returns the archive that `npm pack` has written into a directory.
+pub fn archive_in(dir: &Path) -> Result<PathBuf> {
     fs::read_dir(dir)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.extension().is_some_and(|ending| ending == "tgz"))
         .with_context(|| format!("npm pack left no archive in {}", dir.display()))
 }
 
-fn clear(dir: &Path) -> Result<()> {
+/// Creates an empty directory in the place of an existing one.
+pub fn clear(dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }

@@ -58,6 +58,7 @@ pub fn everything() -> Result<()> {
     prettier()?;
     mypy()?;
     typescript()?;
+    isorun_typescript()?;
     maturin()?;
     python_tests()?;
     sdk_tests()?;
@@ -216,6 +217,13 @@ fn node_packages(node: &Node, label: &str, name: &str, source: &str) -> Result<(
 pub fn typescript() -> Result<PathBuf> {
     let label = "TypeScript, which checks the declarations of isola-core";
     node_modules("typescript", "crates/isola-node/types", label, &["--ignore-scripts"])
+}
+
+/// Installs the compiler and the packages of the npm package `@isorun/sdk`. Returns the path of
+/// `node_modules`.
+pub fn isorun_typescript() -> Result<PathBuf> {
+    let label = "TypeScript and ws, for the npm package @isorun/sdk";
+    node_modules("isorun-typescript", "sdk/typescript", label, &["--ignore-scripts"])
 }
 
 /// Installs the packages with which the npm package is compared in the benchmark.

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: runs all tests, with guests that are built from this tree.
 //! The tests of the JavaScript guest run first, in Node.js, then those of the code that
 //! runs cells; the tests of the npm
-//! package and of the two Python packages run last, on the installed packages.
+//! package and of the two Python packages run last, on the installed packages, with those of
+//! the TypeScript package.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -10,7 +11,8 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::{
-    archive, debian, guests, integrations, linux, node, process, sdk, setup, wheel, workspace,
+    archive, debian, guests, integrations, linux, node, process, sdk, setup, typescript, wheel,
+    workspace,
 };
 
 /// The end of the help, which shows what [`expand_short_forms`] replaces.
@@ -56,6 +58,12 @@ enum Suite {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Run only the tests of the npm package @isorun/sdk, in sdk/typescript
+    Typescript {
+        /// Arguments for `node --test`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Run only the tests of the adapters to other frameworks, on the real frameworks
     Integrations {
         /// Groups of frameworks: agents, adk, code; all of them by default
@@ -95,6 +103,10 @@ pub fn run(args: &TestArgs) -> Result<()> {
             sdk::build_for_tests()?;
             sdk::test(args)
         }
+        Some(Suite::Typescript { args }) => {
+            sdk::build_for_tests()?;
+            typescript::test(args)
+        }
         Some(Suite::Integrations { groups, args }) => {
             sdk::build_for_tests()?;
             integrations::test(groups, args)
@@ -111,6 +123,7 @@ fn all() -> Result<()> {
     python(&[])?;
     // The tests of the crates have built the server.
     sdk::test(&[])?;
+    typescript::test(&[])?;
     integrations::test(&[], &[])
 }
 
