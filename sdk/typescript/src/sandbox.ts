@@ -7,6 +7,7 @@ import { CodeEvents, runCode } from './code-protocol.js';
 import { find } from './config.js';
 import { Contexts } from './contexts.js';
 import { IsorunError } from './errors.js';
+import { setClient } from './internal.js';
 import type {
   CallOptions,
   CreateOptions,
@@ -68,6 +69,10 @@ export class Sandbox {
     this.id = info.id;
     this.info = info;
     this.timeout = timeout ?? EXEC_TIMEOUT;
+    setClient(this, () => {
+      this.#running();
+      return this.#transport;
+    });
   }
 
   /** Creates a sandbox. */

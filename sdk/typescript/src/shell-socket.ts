@@ -108,6 +108,21 @@ export class ShellSocket {
     this.#socket.send(text, () => {});
   }
 
+  /** Sends a binary message, and waits until the operating system has accepted it. */
+  async sendBytes(data: Uint8Array): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#socket.send(data, (error) => {
+        if (error === undefined || error === null) resolve();
+        else reject(connectionLost(describe(error), error));
+      });
+    });
+  }
+
+  /** Tells the server that this client exists, which does not answer while it reads nothing. */
+  keepAlive(): void {
+    this.#socket.pong(undefined, undefined, () => {});
+  }
+
   /** Returns a frame that has arrived already, if there is one. */
   async poll(): Promise<string | Uint8Array | undefined> {
     // What the operating system has received is read first.
