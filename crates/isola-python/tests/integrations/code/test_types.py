@@ -16,7 +16,7 @@ def test_mypy_finds_no_errors(tmp_path: Path) -> None:
             *("--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"),
             *("--cache-dir", str(tmp_path)),
             *map(str, sorted(Path(__file__).parent.glob("*.py"))),
-            *(f"python/isola/integrations/{name}.py" for name in ("fastmcp", "smolagents")),
+            *(f"python/isola/integrations/{name}.py" for name in ("dspy", "fastmcp", "smolagents")),
         ],
         cwd=PACKAGE,
         capture_output=True,
