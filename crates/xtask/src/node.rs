@@ -66,12 +66,7 @@ pub fn test() -> Result<()> {
     }
     compile(&app)?;
     let archives = archive::create()?;
-    // Each file by its name: later versions of Node.js treat a directory differently.
-    let files: Vec<_> = crate::digest::files(&app.join("test"))?
-        .into_iter()
-        .filter(|path| path.to_string_lossy().ends_with(".test.mjs"))
-        .map(|path| Path::new("test").join(path))
-        .collect();
+    let files = test_files(&app)?;
     for node in [setup::node()?.node, setup::newest_node()?] {
         let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
         eprintln!("==> node --test {SOURCE}/test, on Node.js {version}");
@@ -81,7 +76,47 @@ pub fn test() -> Result<()> {
         node.env_remove("ISOLA_RUNTIME_DIR").env("ISOLA_ARCHIVES", &archives);
         process::run(node)?;
     }
-    Ok(())
+    test_adapters()
+}
+
+/// Runs the tests of the adapters to other frameworks, beside the frameworks themselves. They
+/// need a newer Node.js than the packages do.
+fn test_adapters() -> Result<()> {
+    const PAGES: [&str; 2] = ["docs/integrations/codemode.md", "docs/integrations/isola-ai-sdk.md"];
+    let frameworks = setup::frameworks_of_node()?;
+    let app = install_into("adapters", Profile::Debug)?;
+    for entry in fs::read_dir(&frameworks)? {
+        let entry = entry?;
+        let link = app.join("node_modules").join(entry.file_name());
+        if !entry.file_name().to_string_lossy().starts_with('.') && !link.exists() {
+            std::os::unix::fs::symlink(entry.path(), &link)
+                .with_context(|| format!("cannot create the link {}", link.display()))?;
+        }
+    }
+    for dir in ["test", "types"] {
+        copy_dir(&workspace::root().join(SOURCE).join("integrations").join(dir), &app.join(dir))?;
+    }
+    for page in PAGES {
+        let to = app.join(page);
+        fs::create_dir_all(to.parent().unwrap_or(&app))?;
+        fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
+    }
+    compile(&app)?;
+    let node = setup::newest_node()?;
+    let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
+    eprintln!("==> node --test {SOURCE}/integrations/test, on Node.js {version}");
+    let mut node = Command::new(&node);
+    node.current_dir(&app).args(["--test", "--test-timeout=120000"]).args(test_files(&app)?);
+    node.env_remove("ISOLA_RUNTIME_DIR");
+    process::run(node)
+}
+
+/// Returns the files of tests by their names: later versions of Node.js treat a directory
+/// differently.
+fn test_files(app: &Path) -> Result<Vec<PathBuf>> {
+    let files = crate::digest::files(&app.join("test"))?;
+    let tests = files.into_iter().filter(|path| path.to_string_lossy().ends_with(".test.mjs"));
+    Ok(tests.map(|path| Path::new("test").join(path)).collect())
 }
 
 /// Checks the type declarations: valid uses compile, invalid uses do not. The samples
@@ -130,8 +165,13 @@ pub fn build(profile: Profile) -> Result<()> {
 
 /// Installs the packages into an empty directory.
 pub fn install(profile: Profile) -> Result<PathBuf> {
+    install_into("app", profile)
+}
+
+/// Does the same, with a name for the directory.
+fn install_into(name: &str, profile: Profile) -> Result<PathBuf> {
     let archives = pack(profile)?;
-    let app = workspace::root().join("target/npm").join(profile.name()).join("app");
+    let app = workspace::root().join("target/npm").join(profile.name()).join(name);
     progress::step("installing isola-core from its archives", || {
         clear(&app)?;
         fs::write(app.join("package.json"), "{ \"name\": \"app\", \"private\": true }\n")?;

@@ -232,6 +232,14 @@ pub fn node_competitors() -> Result<PathBuf> {
     node_modules("node-bench", "crates/isola-node/bench", label, &[])
 }
 
+/// Installs the frameworks to which the npm package has adapters. Returns the path of
+/// `node_modules`.
+pub fn frameworks_of_node() -> Result<PathBuf> {
+    let label = "the AI SDK, @cloudflare/codemode and an MCP client, for the tests";
+    let source = "crates/isola-node/integrations";
+    node_modules("node-integrations", source, label, &["--ignore-scripts"])
+}
+
 /// Installs the newest Node.js on which the npm package is tested.
 pub fn newest_node() -> Result<PathBuf> {
     let label = "the newest Node.js, for the tests";
