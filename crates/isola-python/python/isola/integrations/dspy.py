@@ -52,6 +52,9 @@ MAX_MEMORY = 512 << 20
 MAX_VALUE_SIZE = 64 << 20
 """The default size of one variable in bytes, as JSON."""
 
+MAX_HELD_MEMORY = 128 << 20
+"""The default size in bytes of what the host holds for the sandbox, such as a variable."""
+
 CPU_GRACE = 5.0
 """The seconds of CPU time beyond `timeout` after which code is stopped that does not end
 when it is interrupted."""
@@ -276,6 +279,7 @@ def _with_defaults(limits: Limits) -> Limits:
         limits,
         max_memory=limits.max_memory or MAX_MEMORY,
         max_value_size=limits.max_value_size or MAX_VALUE_SIZE,
+        max_held_memory=limits.max_held_memory or MAX_HELD_MEMORY,
     )
 
 

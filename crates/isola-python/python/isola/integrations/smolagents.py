@@ -57,8 +57,8 @@ class IsolaPythonExecutor(PythonExecutor):
     """A `PythonExecutor` that runs the steps of an agent in one sandbox of isola.
 
     The steps share their variables and files. With `additional_authorized_imports` the code
-    may import only these modules and those that smolagents always allows; by default it may
-    import everything that the sandbox has. A step is interrupted after `timeout_seconds`,
+    may import only these modules and those that smolagents always allows, which all have to be
+    in the sandbox; by default it may import everything that the sandbox has. A step is interrupted after `timeout_seconds`,
     tools included, and keeps its variables. Beyond another limit the sandbox is closed, and
     the next step begins in a new one, which has the tools and the variables of the agent.
 
@@ -97,13 +97,14 @@ class IsolaPythonExecutor(PythonExecutor):
         # The variables that the sandbox does not have yet.
         self._unsent: dict[str, Any] = {}
         # The agent shows the output of a step that failed from here.
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, Any] = {"__name__": "__main__"}
         self._threads: ToolThreads | None = None
         self._session = CellSession(
             self._call_tool, template=template, options=options, keeps_objects=True
         )
         self._lock = threading.Lock()
         self._closed = False
+        self._check_modules()
 
     def send_tools(self, tools: dict[str, Tool]) -> None:
         """Sets the tools, and managed agents, that the code can call as functions."""
@@ -182,6 +183,9 @@ class IsolaPythonExecutor(PythonExecutor):
         """Creates a sandbox, with the variables of the agent."""
         wait_for(self._session.start())
         self._unsent = dict(self._variables)
+
+    def _check_modules(self) -> None:
+        """Checks that the sandbox has the authorized modules, as smolagents does."""
         names = {name.partition(".")[0] for name in self.authorized_imports or ()} - {"*"}
         if not names:
             return
@@ -194,9 +198,9 @@ class IsolaPythonExecutor(PythonExecutor):
             self._session.close()
             missing = ", ".join(map(str, outcome.value)) if outcome.kind == "value" else "?"
             raise InterpreterError(
-                f"Authorized modules that the sandbox does not have: {missing}. It has the "
-                "standard library, and packages without native code that are mounted: remove "
-                "them from additional_authorized_imports, or mount them."
+                f"Non-installed authorized modules: {missing}. The sandbox has the standard "
+                "library, and packages without native code that are mounted: remove them from "
+                "additional_authorized_imports, or mount them."
             )
 
     def _message(self, outcome: Outcome) -> str:
@@ -204,7 +208,7 @@ class IsolaPythonExecutor(PythonExecutor):
         if outcome.kind == "timeout":
             return (
                 f"Code execution exceeded the maximum execution time of {self.timeout_seconds:g} "
-                f"seconds. The variables are kept{'' if self._session.is_open else ' no longer'}."
+                f"seconds. {'The variables are kept.' if self._session.is_open else lost}"
             )
         if outcome.kind == "stopped" and outcome.error is not None:
             return f"Code execution was stopped: {outcome.error}. {advice(outcome.error)}. {lost}"
