@@ -201,6 +201,13 @@ test('calls of a session share variables, and wait for each other', async () => 
   const aborted = { ...CALL, abortSignal: AbortSignal.abort(new Error('enough')) };
   await assert.rejects(run('1', aborted), /enough/);
   assert.equal((await run('2')).result, '2');
+  // A call that waits for its turn can be aborted, too.
+  const controller = new AbortController();
+  const slow = run('import time\ntime.sleep(0.5)\n3');
+  const waiting = run('4', { ...CALL, abortSignal: controller.signal });
+  controller.abort(new Error('no longer'));
+  await assert.rejects(waiting, /no longer/);
+  assert.equal((await slow).result, '3');
   const running = run('while True: pass');
   setTimeout(() => session.close(), 200);
   assert.match((await running).error.name, /ClosedError/);

@@ -77,7 +77,7 @@ export async function codeSession(options = {}) {
   const tool = toolOf(config, true, (code, call) => {
     const result = last.then(() => run(code, call));
     last = result.catch(() => {});
-    return result;
+    return unlessAborted(result, call.abortSignal);
   });
   const close = async () => {
     isClosed = true;
@@ -248,6 +248,16 @@ async function callTool(config, call, calls, payload) {
 /** Returns the reason of the caller if a call was aborted, and else the error. */
 function abortReason({ abortSignal }, error) {
   return abortSignal?.aborted ? abortSignal.reason : error;
+}
+
+/** Returns a result, or rejects when a call is aborted that still waits for its turn. */
+function unlessAborted(result, signal) {
+  if (!signal) return result;
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+    result.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
 }
 
 async function isStopped(sandbox) {
