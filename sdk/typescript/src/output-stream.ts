@@ -1,5 +1,6 @@
 /** Output that is read while it arrives, and the result after its end. */
 
+import { onAbort } from './abort.js';
 import { IsorunError } from './errors.js';
 
 /** Starts the work, whose events are passed to `listen` one after the other. */
@@ -91,12 +92,12 @@ export class OutputStream<E, T> implements AsyncIterable<E> {
     const signal = this.#signal;
     const abort = (): void => this.#controller.abort(signal?.reason);
     if (signal?.aborted) abort();
-    signal?.addEventListener('abort', abort);
+    const forgetSignal = onAbort(signal, abort);
     this.#controller.signal.addEventListener('abort', () => this.#proceed?.());
     try {
       return await this.#start(listen, this.#controller.signal);
     } finally {
-      signal?.removeEventListener('abort', abort);
+      forgetSignal();
     }
   }
 }

@@ -143,7 +143,7 @@ export function upload(run: string, path: string, mode?: number): Operation<void
 
 export function download(run: string, path: string): Operation<Uint8Array> {
   const target = `/v1/runs/${run}/files/download?path=${encodeName(path)}`;
-  return new Operation('GET', target, (content) => content);
+  return new Operation('GET', target, bytesOf);
 }
 
 export function ls(run: string, path: string): Operation<string[]> {
@@ -274,6 +274,13 @@ function createBody(options: CreateOptions): JsonObject {
 /** Parses the body of a response. */
 export function parsed(content: Buffer): JsonObject {
   return parseObject(content.toString('utf8'));
+}
+
+/** Returns an array whose buffer contains nothing else. Short ones share that of the process. */
+function bytesOf(content: Buffer): Uint8Array {
+  return content.buffer.byteLength === content.byteLength
+    ? new Uint8Array(content.buffer)
+    : new Uint8Array(content);
 }
 
 function ignore(): void {}

@@ -12,11 +12,12 @@ import * as https from 'node:https';
 
 import type { RawData, WebSocket } from 'ws';
 
+import { onAbort } from './abort.js';
 import type { Target } from './config.js';
 import { IsorunConnectionError, IsorunTimeoutError } from './errors.js';
 import { CONNECT_TIMEOUT, errorResponse } from './protocol.js';
 import { connectionLost } from './shell-protocol.js';
-import { describe, proxyOptions, requestHeaders } from './transport.js';
+import { describe, MAX_TIMER_MS, proxyOptions, requestHeaders } from './transport.js';
 
 /** Frames that are kept until they are read, before the server is slowed. */
 const MAX_QUEUED_FRAMES = 16;
@@ -73,11 +74,10 @@ export class ShellSocket {
       perMessageDeflate: false,
     });
     const connected = new ShellSocket(socket);
-    let abort: (() => void) | undefined;
+    let forgetSignal = (): void => {};
     try {
       await new Promise<void>((resolve, reject) => {
-        abort = () => reject(signal?.reason);
-        signal?.addEventListener('abort', abort);
+        forgetSignal = onAbort(signal, () => reject(signal?.reason));
         socket.once('open', resolve);
         socket.once('error', (error) => {
           const reason = describe(error);
@@ -95,7 +95,7 @@ export class ShellSocket {
       socket.terminate();
       throw error;
     } finally {
-      if (abort !== undefined) signal?.removeEventListener('abort', abort);
+      forgetSignal();
     }
     return connected;
   }
@@ -174,13 +174,14 @@ export class ShellSocket {
       this.#wake = resolve;
     });
     const wake = (): void => this.#wake?.();
-    if (deadline !== undefined) timer = setTimeout(wake, Math.max(0, deadline - performance.now()));
-    signal?.addEventListener('abort', wake);
+    const delay = deadline === undefined ? Infinity : Math.max(0, deadline - performance.now());
+    if (delay <= MAX_TIMER_MS) timer = setTimeout(wake, delay);
+    const forgetSignal = onAbort(signal, wake);
     try {
       await woken;
     } finally {
       clearTimeout(timer);
-      signal?.removeEventListener('abort', wake);
+      forgetSignal();
       this.#wake = undefined;
       this.#connection?.unref();
     }

@@ -1,5 +1,6 @@
 /** The class `Shell`: a bash session in a sandbox. */
 
+import { onAbort } from './abort.js';
 import type { Target } from './config.js';
 import { IsorunConnectionError, IsorunError, IsorunTimeoutError } from './errors.js';
 import type { CallOptions, ExecOptions, StreamOptions } from './options.js';
@@ -262,14 +263,13 @@ export class Shell {
 async function unlessAborted(turn: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (signal === undefined) return await turn;
   signal.throwIfAborted();
-  let abort: (() => void) | undefined;
+  let forgetSignal = (): void => {};
   const aborted = new Promise<never>((_, reject) => {
-    abort = () => reject(signal.reason);
-    signal.addEventListener('abort', abort);
+    forgetSignal = onAbort(signal, () => reject(signal.reason));
   });
   try {
     await Promise.race([turn, aborted]);
   } finally {
-    if (abort !== undefined) signal.removeEventListener('abort', abort);
+    forgetSignal();
   }
 }

@@ -11,6 +11,7 @@ import type { Socket } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import { urlToHttpOptions } from 'node:url';
 
+import { onAbort } from './abort.js';
 import { isLoopback, type Target } from './config.js';
 import { IsorunConnectionError, IsorunTimeoutError } from './errors.js';
 import type { EventStream } from './events.js';
@@ -28,8 +29,8 @@ const MAX_IDLE_MS = 5_000;
 const CHUNK_BYTES = 1 << 20;
 /** The time for the server to ask for the content of an upload, in milliseconds. */
 const CONTINUE_TIMEOUT_MS = 1_000;
-/** The longest delay of a timer in milliseconds. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+/** The longest delay of a timer, in milliseconds. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** The content of an upload. */
 export type Content = AsyncIterable<Uint8Array> | Uint8Array;
@@ -85,10 +86,14 @@ export class Transport {
     }
   }
 
-  /** Closes the connections. The next operation opens new ones. */
+  /**
+   * Closes the connections, each when its request has ended. The next operation opens new ones.
+   */
   close(): void {
-    this.#agent?.destroy();
+    const agent = this.#agent;
     this.#agent = undefined;
+    agent?.on('free', (socket: Socket) => socket.destroy());
+    for (const socket of idleSockets(agent)) socket.destroy();
   }
 
   #start(operation: Operation<unknown>, signal: AbortSignal | undefined): Exchange {
@@ -104,7 +109,7 @@ class Exchange {
   readonly #target: Target;
   readonly #agent: http.Agent;
   readonly #readTimeout: number | undefined;
-  readonly #signal: AbortSignal | undefined;
+  readonly #forgetSignal: () => void;
   #request: http.ClientRequest | undefined;
   #response: http.IncomingMessage | undefined;
   #isConnected = false;
@@ -121,8 +126,7 @@ class Exchange {
     this.#target = target;
     this.#agent = agent;
     this.#readTimeout = readTimeout;
-    this.#signal = signal;
-    signal?.addEventListener('abort', this.#abort);
+    this.#forgetSignal = onAbort(signal, () => this.#giveUp(signal?.reason));
   }
 
   /** Sends the request, and returns the response when its head has arrived. */
@@ -206,14 +210,12 @@ class Exchange {
   /** Ends the exchange, whose connection is used again only if everything was read. */
   finish(): void {
     this.#disarm();
-    this.#signal?.removeEventListener('abort', this.#abort);
+    this.#forgetSignal();
     const request = this.#request;
     if (request !== undefined && !(request.writableFinished && this.#response?.complete)) {
       request.destroy();
     }
   }
-
-  readonly #abort = (): void => this.#giveUp(this.#signal?.reason);
 
   #giveUp(error: unknown): void {
     this.#cause ??= { error };
@@ -224,12 +226,14 @@ class Exchange {
     if (this.#cause !== undefined) return this.#cause.error;
     const { url } = this.#target;
     const reason = describe(error);
-    return this.#isConnected
-      ? new IsorunConnectionError(`the connection to ${url} failed: ${reason}`, { cause: error })
-      : new IsorunConnectionError(
-          `cannot connect to an isorun server at ${url}: ${reason}. Start one with \`isorun serve\``,
-          { cause: error },
-        );
+    if (this.#isConnected) {
+      const text = `the connection to ${url} failed: ${reason}`;
+      return new IsorunConnectionError(text, { cause: error });
+    }
+    const isRefused = (error as NodeJS.ErrnoException).code === 'ECONNREFUSED';
+    const hint = isRefused ? '. Start one with `isorun serve`' : '';
+    const text = `cannot connect to an isorun server at ${url}: ${reason}${hint}`;
+    return new IsorunConnectionError(text, { cause: error });
   }
 
   #watchConnection(socket: Socket): void {
@@ -315,11 +319,13 @@ function createAgent(target: Target, idleSince: WeakMap<Socket, number>): http.A
 
 function destroyStale(agent: http.Agent, idleSince: WeakMap<Socket, number>): void {
   const now = performance.now();
-  for (const sockets of Object.values(agent.freeSockets)) {
-    for (const socket of sockets ?? []) {
-      if (now - (idleSince.get(socket) ?? now) > MAX_IDLE_MS) socket.destroy();
-    }
+  for (const socket of idleSockets(agent)) {
+    if (now - (idleSince.get(socket) ?? now) > MAX_IDLE_MS) socket.destroy();
   }
+}
+
+function idleSockets(agent: http.Agent | undefined): Socket[] {
+  return Object.values(agent?.freeSockets ?? {}).flatMap((sockets) => sockets ?? []);
 }
 
 /** Waits for one of these events, or for a time. */

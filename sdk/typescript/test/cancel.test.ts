@@ -30,6 +30,23 @@ test('cancelling kills the command', async () => {
   }
 });
 
+test('one signal cancels any number of calls', async () => {
+  await using sb = await Sandbox.create({ image: 'host' });
+  const warnings: Error[] = [];
+  const listen = (warning: Error): unknown => warnings.push(warning);
+  process.on('warning', listen);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const calls = Array.from({ length: 30 }, () => sb.exec('sleep 1000', { timeout: 0, signal }));
+  const cancelled = Promise.all(calls.map((call) => assert.rejects(call, { name: 'AbortError' })));
+  assert.ok((await sb.exec(WAIT_FOR_SLEEP)).ok);
+  controller.abort();
+  await cancelled;
+  assert.ok((await sb.exec(WAIT_FOR_NO_SLEEP)).ok);
+  process.off('warning', listen);
+  assert.deepEqual(warnings, []);
+});
+
 test('a signal that has fired, or a deadline, cancels', async () => {
   await using sb = await Sandbox.create({ image: 'host' });
   const signal = AbortSignal.abort();

@@ -192,7 +192,7 @@ test('files', async () => {
   await using sb = await Sandbox.create({ image: 'host' });
   await sb.uploadFile(local, '/remote/path/file.bin');
   await sb.uploadFile(pathToFileURL(local), '/remote/path/again.bin');
-  assert.ok(every.equals(await sb.download('/remote/path/file.bin')));
+  assert.ok(Buffer.from(await sb.download('/remote/path/file.bin')).equals(every));
   for (const mode of ['755', '640', '711']) {
     chmodSync(local, Number.parseInt(mode, 8));
     await sb.uploadFile(local, '/remote/program');
@@ -203,6 +203,8 @@ test('files', async () => {
   assert.deepEqual(await sb.ls('/remote/path/'), ['again.bin', 'file.bin', 'hello.txt']);
   await sb.writeText('/tmp/empty', '');
   assert.equal((await sb.download('/tmp/empty')).byteLength, 0);
+  const short = await sb.download('/remote/path/hello.txt');
+  assert.deepEqual([short.constructor, short.buffer.byteLength], [Uint8Array, 7]);
   const odd = 'caf\udce9 & \udcff';
   await sb.writeText(`/tmp/odd/${odd}`, 'not UTF-8');
   await sb.writeText('/tmp/odd/caf\u00e9', 'UTF-8');
@@ -281,6 +283,21 @@ test('the egress policy and the credentials are those of the options', async () 
   assert.equal((await policy(profiled.id))['profile'], 'locked-down');
   await using denied = await Sandbox.create({ image: 'host', deny: ['203.0.113.0/24'] });
   assert.deepEqual((await policy(denied.id))['deny'], ['203.0.113.0/24']);
+});
+
+test('calls that wait for a sandbox are told that it was destroyed', async () => {
+  const sb = await Sandbox.create({ image: 'host' });
+  const sh = sb.shell();
+  await sh.run('true');
+  const gone = refusal(404, 'run_destroyed');
+  const waiting = Promise.all([
+    assert.rejects(sb.exec('sleep 1000', { timeout: 0 }), gone),
+    assert.rejects(sb.execStream('echo on; sleep 1000', { timeout: 0 }).result(), gone),
+    assert.rejects(sh.run('sleep 1000', { timeout: 0 }), gone),
+  ]);
+  assert.ok((await sb.exec('while [ "$(pgrep -xc sleep)" != 3 ]; do sleep 0.05; done')).ok);
+  await sb.destroy();
+  await waiting;
 });
 
 test('setTimeout', async () => {

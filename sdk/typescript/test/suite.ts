@@ -29,8 +29,10 @@ delete environment['ISORUN_API_URL' as keyof typeof environment];
 delete environment['ISORUN_API_KEY' as keyof typeof environment];
 
 let server: ChildProcess | undefined;
+let tests: ChildProcess | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
+    tests?.kill();
     server?.kill();
     process.exitCode = 1;
   });
@@ -90,10 +92,11 @@ async function runTests(): Promise<number> {
     '--test-reporter=spec',
   ];
   const args = [...options, ...process.argv.slice(2), ...files.map((name) => join(here, name))];
-  const tests = spawn(process.execPath, args, { env: environment, stdio: 'inherit' });
+  const running = spawn(process.execPath, args, { env: environment, stdio: 'inherit' });
+  tests = running;
   return await new Promise((resolve, reject) => {
-    tests.once('error', reject);
-    tests.once('close', (code) => resolve(code ?? 1));
+    running.once('error', reject);
+    running.once('close', (code) => resolve(code ?? 1));
   });
 }
 

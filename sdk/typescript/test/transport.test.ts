@@ -198,7 +198,7 @@ test('a server behind TLS is used, if its certificate is trusted', async () => {
     const untrusted = await finish(process.execPath, args, { env: environment });
     assert.match(
       untrusted.stdout,
-      /^IsorunConnectionError cannot connect .*self-signed certificate/,
+      /^IsorunConnectionError cannot connect .*self-signed certificate$/m,
     );
   } finally {
     proxy.close();
