@@ -190,18 +190,13 @@ class CellSession:
         finally:
             self._cell, self._variables = None, {}
         text = "".join(output)
+        if self._fatal is not None:
+            return Outcome("stopped", output=text, raised=self._fatal)
         if execution is None:
             assert stopped is not None
             kind: Literal["stopped", "error"] = "stopped" if sandbox.closed else "error"
             name = type(stopped).__name__
-            return Outcome(
-                kind,
-                output=text,
-                name=name,
-                message=str(stopped),
-                error=stopped,
-                raised=self._fatal,
-            )
+            return Outcome(kind, output=text, name=name, message=str(stopped), error=stopped)
         failure = execution.error
         if failure is not None:
             # The host has interrupted the code, or the code has damaged its own runner.
@@ -217,10 +212,6 @@ class CellSession:
             message = "the code has ended without an outcome"
             return Outcome("error", output=text, name="RuntimeError", message=message)
         return replace(self._reported, output=text)
-
-    def interrupt(self) -> bool:
-        """Interrupts the cell that runs, and reports whether there is any."""
-        return self._sandbox is not None and self._sandbox.interrupt()
 
     def close(self) -> None:
         """Closes the sandbox, from any thread. A cell that runs is stopped."""
@@ -287,10 +278,9 @@ class CellSession:
             return {"error": {"type": "RuntimeError", "message": "the host has stopped the code"}}
 
     async def _take_outcome(self, payload: object) -> None:
-        self._current()
-        self._reported = self._outcome(payload)
+        self._reported = self._outcome(self._current(), payload)
 
-    def _outcome(self, payload: object) -> Outcome:
+    def _outcome(self, cell: Cell, payload: object) -> Outcome:
         parts = payload if isinstance(payload, dict) else {}
         kind = parts.get("kind")
         if kind == "error":
@@ -304,7 +294,9 @@ class CellSession:
         try:
             if kind == "final" and self._final is not None:
                 return Outcome("final", self._final[0])
-            if kind == "final" and "value" in parts:
+            # Only `SUBMIT` has a value. The answer of a tool is what the tool has returned, so
+            # that code cannot avoid the checks of the tool.
+            if kind == "final" and "value" in parts and cell.fields is not None:
                 return Outcome("final", decode(parts["value"], self._references))
             if kind == "value" and isinstance(parts.get("text"), str):
                 return Outcome("value", parts["text"])

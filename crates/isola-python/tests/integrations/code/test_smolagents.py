@@ -131,6 +131,13 @@ def test_final_answer_ends_the_step(executor: IsolaPythonExecutor) -> None:
     assert "the answer must be 'yes'" in failure(executor, "final_answer('no')")
     done = executor("final_answer('yes')")
     assert (done.output, done.is_final_answer) == ("YES", True)
+    # Code cannot give an answer that the tool has not seen.
+    forged = (
+        "from sandbox.asyncio import hostcall\n"
+        "await hostcall('isola.outcome', {'kind': 'final', 'value': 'no'})\n"
+        "import sys\nsys.modules['_isola_cells'].run = lambda coroutine: coroutine.close()"
+    )
+    assert "no valid outcome" in failure(executor, forged)
 
 
 def test_objects_without_a_json_form_pass_by_reference(executor: IsolaPythonExecutor) -> None:
