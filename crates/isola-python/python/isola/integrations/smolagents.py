@@ -99,9 +99,8 @@ class IsolaPythonExecutor(PythonExecutor):
         # The agent shows the output of a step that failed from here.
         self.state: dict[str, Any] = {"__name__": "__main__"}
         self._threads: ToolThreads | None = None
-        self._session = CellSession(
-            self._call_tool, template=template, options=options, keeps_objects=True
-        )
+        self._template, self._options = template, options
+        self._session = self._new_session()
         self._lock = threading.Lock()
         self._closed = False
         self._check_modules()
@@ -166,9 +165,15 @@ class IsolaPythonExecutor(PythonExecutor):
             variables=self._unsent,
             imports=self.authorized_imports,
         )
-        outcome = wait_for(
-            self._session.run(cell, timeout=self.timeout_seconds, cpu_timeout=self._cpu_timeout)
-        )
+        try:
+            outcome = wait_for(
+                self._session.run(cell, timeout=self.timeout_seconds, cpu_timeout=self._cpu_timeout)
+            )
+        except BaseException:
+            # Ctrl-C, for example. The session still stops its code: the next step has another.
+            self._session.close()
+            self._session = self._new_session()
+            raise
         if outcome.raised is not None:
             raise outcome.raised
         if self._session.is_open:
@@ -178,6 +183,11 @@ class IsolaPythonExecutor(PythonExecutor):
         if outcome.kind in ("value", "final"):
             return CodeOutput(outcome.value, logs, is_final_answer=outcome.kind == "final")
         raise InterpreterError(self._message(outcome))
+
+    def _new_session(self) -> CellSession:
+        return CellSession(
+            self._call_tool, template=self._template, options=self._options, keeps_objects=True
+        )
 
     def _start(self) -> None:
         """Creates a sandbox, with the variables of the agent."""

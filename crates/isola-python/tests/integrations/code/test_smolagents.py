@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 import time
@@ -338,6 +339,20 @@ def test_an_interrupt_in_a_tool_reaches_the_caller(executor: IsolaPythonExecutor
     with pytest.raises(KeyboardInterrupt):
         executor("stop()")
     assert executor("1").output == 1
+
+
+def test_ctrl_c_stops_the_step(executor: IsolaPythonExecutor) -> None:
+    executor("1")
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        executor("while True: pass")
+    assert time.monotonic() - begun < 10
+    timer.join()
+    assert executor("2").output == 2
 
 
 class ScriptedModel(Model):
