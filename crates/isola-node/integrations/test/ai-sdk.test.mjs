@@ -187,6 +187,24 @@ test('an aborted call stops the code', async () => {
   assert.ok(Date.now() - begun < 10_000);
 });
 
+test('a tool is told when the code that called it has ended', async () => {
+  let reason;
+  const wait = tool({
+    inputSchema: z.object({}),
+    execute: (input, { abortSignal }) =>
+      new Promise((resolve, reject) => {
+        abortSignal.addEventListener('abort', () => {
+          reason = abortSignal.reason;
+          reject(reason);
+        });
+      }),
+  });
+  const made = await create('python', { tools: { wait }, timeoutMs: 300 });
+  const { error } = await made.execute({ code: 'await tools.wait()' }, CALL);
+  assert.equal(error.name, 'TimeoutError');
+  assert.match(reason.message, /has ended/);
+});
+
 test('calls of a session share variables, and wait for each other', async () => {
   await using session = await codeSession({ template: templates.python, tools: { price } });
   const run = async (code, call = CALL) => session.tool.execute({ code }, call);
@@ -195,7 +213,9 @@ test('calls of a session share variables, and wait for each other', async () => 
   assert.deepEqual([one.result, two.result], ['4', '5']);
   assert.match((await run('1 / 0')).error.message, /division/);
   assert.equal((await run('x')).result, '5');
-  assert.match((await run('import os\nos._exit(1)')).error.message, /defined is lost/);
+  const crashed = await run('import os\nos._exit(1)');
+  assert.match(crashed.error.message, /defined is lost/);
+  assert.match((await session.tool.toModelOutput({ output: crashed })).value, /defined is lost/);
   assert.match((await run('x')).error.message, /'x' is not defined/);
   assert.equal((await run('(await tools.price(name="pear"))["total"]')).result, '5');
   const aborted = { ...CALL, abortSignal: AbortSignal.abort(new Error('enough')) };

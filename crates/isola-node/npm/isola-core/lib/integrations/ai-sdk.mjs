@@ -14,6 +14,9 @@ const ai = await import('ai').catch((cause) => {
 const DEFAULT_TIMEOUT_MS = 60_000;
 const DEFAULT_CPU_TIMEOUT_MS = 30_000;
 
+/** The end of an error after which a session begins anew. */
+const LOST = ' What earlier code has defined is lost.';
+
 /** The number of characters of each part of the output, by default. */
 const DEFAULT_OUTPUT_CHARS = 20_000;
 
@@ -30,13 +33,15 @@ const OWN_OPTIONS = [
 export async function codeTool(options = {}) {
   const config = await configOf('codeTool', options);
   return toolOf(config, false, async (code, call) => {
-    const running = { call };
-    const sandbox = await start(config, running);
+    const running = new Running();
+    running.begin(call);
+    let sandbox;
     try {
+      sandbox = await start(config, running);
       return await execute(config, sandbox, code, call);
     } finally {
-      running.call = undefined;
-      sandbox.close();
+      running.end();
+      sandbox?.close();
     }
   });
 }
@@ -44,8 +49,7 @@ export async function codeTool(options = {}) {
 /** Creates a tool whose calls share one sandbox, with its variables and files. */
 export async function codeSession(options = {}) {
   const config = await configOf('codeSession', options);
-  // The call that runs, for the functions that its code calls.
-  const running = { call: undefined };
+  const running = new Running();
   let sandbox;
   let isClosed = false;
   // Calls wait for each other, since a sandbox runs one at a time.
@@ -54,7 +58,7 @@ export async function codeSession(options = {}) {
   async function run(code, call) {
     if (isClosed) throw errors.closed('the session');
     call.abortSignal?.throwIfAborted();
-    running.call = call;
+    running.begin(call);
     const isFirst = sandbox === undefined;
     try {
       sandbox ??= await start(config, running);
@@ -62,7 +66,10 @@ export async function codeSession(options = {}) {
       const output = await execute(config, sandbox, code, call);
       if (output.error && (await isStopped(sandbox))) {
         sandbox = undefined;
-        if (!isFirst) output.error.message += ' What earlier code has defined is lost.';
+        if (!isFirst) {
+          output.error.message += LOST;
+          output.error.traceback += LOST;
+        }
       }
       return output;
     } catch (error) {
@@ -70,7 +77,7 @@ export async function codeSession(options = {}) {
       sandbox = undefined;
       throw error;
     } finally {
-      running.call = undefined;
+      running.end();
     }
   }
 
@@ -86,6 +93,24 @@ export async function codeSession(options = {}) {
     sandbox?.close();
   };
   return { tool, close, [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]: close };
+}
+
+/** The call that runs, as the tools that its code calls see it. */
+class Running {
+  call;
+  #ended;
+
+  /** `abortSignal` of the tools is aborted with the call, and when its code has ended. */
+  begin(call) {
+    this.#ended = new AbortController();
+    const signals = [this.#ended.signal, ...(call.abortSignal ? [call.abortSignal] : [])];
+    this.call = { ...call, abortSignal: AbortSignal.any(signals) };
+  }
+
+  end() {
+    this.call = undefined;
+    this.#ended.abort(new Error('the code that called the tool has ended'));
+  }
 }
 
 async function configOf(what, options) {
@@ -207,6 +232,7 @@ async function execute(config, sandbox, code, { abortSignal }) {
     if (output[name]) output[name] = shortened(output[name], config.maxOutputChars);
   }
   if (output.error) {
+    output.error.message = shortened(output.error.message, config.maxOutputChars);
     output.error.traceback = shortened(output.error.traceback, config.maxOutputChars);
   }
   return output;
