@@ -170,6 +170,12 @@ enum Command {
         shell: clap_complete::Shell,
     },
 
+    /// Print a man page in the format that `man -l -` reads
+    Man {
+        /// Print the page of this command, such as `run`, instead of the main page
+        command: Option<String>,
+    },
+
     /// Print the OpenAPI description of the HTTP API
     #[command(hide = true)]
     Openapi,
@@ -234,6 +240,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Audit(args) => audit::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => pages::completions(shell),
+        Command::Man { command } => pages::man(command.as_deref()),
         Command::Openapi => pages::openapi(),
     }
 }

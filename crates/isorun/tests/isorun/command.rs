@@ -182,6 +182,14 @@ async fn invalid_usage_and_help() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&command(&["completions", shell]).await).contains("isorun"), "{shell}");
     }
+    let main_page = stdout(&command(&["man"]).await);
+    assert!(main_page.contains(".TH isorun 1"), "{main_page}");
+    assert!(main_page.contains("isorun\\-run(1)") && !main_page.contains("openapi"), "{main_page}");
+    let page = stdout(&command(&["man", "serve"]).await);
+    assert!(page.contains(".TH isorun-serve 1") && page.contains("keep\\-sandboxes"), "{page}");
+    let unknown = command(&["man", "jump"]).await;
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+    assert!(stderr(&unknown).contains("the commands are serve, keys"), "{unknown:?}");
     for page in ["serve", "run", "exec", "code", "cp", "keys", "audit"] {
         let help = command(&[page, "--help"]).await;
         assert!(help.status.success() && stdout(&help).len() > 300, "{page}");
