@@ -26,6 +26,16 @@ pub fn tls_tools() -> Result<()> {
     programs(&[("openssl", "openssl")])
 }
 
+/// Installs what makes a root of Debian and enters it.
+pub fn bootstrap_tools() -> Result<()> {
+    programs(&[
+        ("ip", "iproute2"),
+        ("pivot_root", "util-linux"),
+        ("unshare", "util-linux"),
+        ("wget", "wget"),
+    ])
+}
+
 /// Installs a headless browser.
 pub fn browser() -> Result<()> {
     programs(&[("chromium", "chromium")])
@@ -186,7 +196,7 @@ impl std::fmt::Display for Unavailable {
 impl std::error::Error for Unavailable {}
 
 /// Returns the URL of the mirror that this machine uses, with a slash at its end.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     process::stdout_of(
         "apt-get",
         &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],

@@ -78,6 +78,18 @@ pub fn render() -> Result<String> {
     page(&data, &dependencies)
 }
 
+/// Returns the licences of the rows that are not about crates, by name.
+pub fn licences() -> Result<BTreeMap<String, String>> {
+    let path = workspace::root().join(DATA);
+    let data = fs::read_to_string(path).with_context(|| format!("cannot read {DATA}"))?;
+    let data: Data = toml::from_str(&data).with_context(|| format!("{DATA} is not valid"))?;
+    let licence = |entry| match entry {
+        Entry::Crates(_) => None,
+        Entry::Other(OtherEntry { name, licence, .. }) => Some((name, licence)),
+    };
+    Ok(data.entries.into_iter().filter_map(licence).collect())
+}
+
 /// Collects the direct dependencies of a workspace, without its own packages.
 fn collect(metadata: &Metadata, dependencies: &mut Dependencies) {
     for package in metadata.workspace_packages() {

@@ -50,7 +50,12 @@ impl Inputs {
 /// Returns the SHA-256 of a file as hexadecimal digits.
 pub fn of_file(path: &Path) -> Result<String> {
     let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(hex(&Sha256::digest(content)))
+    Ok(of_bytes(&content))
+}
+
+/// Returns the SHA-256 of bytes as hexadecimal digits.
+pub fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// Returns all files below a directory, relative to it, in an order that does not
@@ -76,7 +81,8 @@ fn walk(dir: &Path, relative: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Formats bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

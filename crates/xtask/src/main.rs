@@ -10,7 +10,7 @@
 //! | a measured figure of SPECIFICATION.md | `bench.rs` |
 //! | a fuzz target | `fuzz.rs` |
 //! | a generated and committed file | `generate.rs` |
-//! | a release | `archive.rs`, `node.rs`, `typescript.rs`, `wheel.rs` |
+//! | a release | `release.rs`, `archive.rs`, `node.rs`, `typescript.rs`, `wheel.rs` |
 //!
 //! What must stay true:
 //!
@@ -40,6 +40,7 @@ mod node;
 mod process;
 mod progress;
 mod python_library;
+mod release;
 mod rust_calls;
 mod sdk;
 mod setup;
@@ -90,6 +91,8 @@ enum Command {
     Wheel(wheel::WheelArgs),
     /// Pack the runtimes for a release, with their digests, into target/archives
     Archives(archive::ArchiveArgs),
+    /// Make everything that a release holds, from a clean tree, in one directory
+    Release(release::ReleaseArgs),
     /// Write the files that are generated and committed
     Generate,
     /// Pin the newest version of Python's standard library for the guest
@@ -124,6 +127,7 @@ fn run(command: Command) -> Result<()> {
         Command::Pack(args) => node::pack_for_release(&args),
         Command::Wheel(args) => wheel::run(&args),
         Command::Archives(args) => archive::run(&args),
+        Command::Release(args) => release::run(&args),
         Command::Generate => generate::write(),
         Command::UpdatePython => python_library::update(),
     }
@@ -183,6 +187,7 @@ mod tests {
             "test python -- -k host",
             "test sdk -- -k host",
             "test integrations",
+            "test release",
             "test integrations agents code -- -k host",
             "bench isola prelude",
             "bench node fork",

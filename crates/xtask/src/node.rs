@@ -184,8 +184,8 @@ fn install_into(name: &str, profile: Profile) -> Result<PathBuf> {
     Ok(app)
 }
 
-/// Packs all packages whose content has changed.
-fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
+/// Packs all packages whose content has changed. Returns their archives.
+pub fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
     let root = workspace::root();
     let library = root.join("target").join(profile.dir()).join("libisola_node.so");
     let guest = |name: &str| workspace::runtimes().join(name);

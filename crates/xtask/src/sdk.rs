@@ -110,20 +110,29 @@ impl Drop for Server {
 /// Builds the wheel and installs it into a separate directory.
 pub fn install(python: &Path) -> Result<PathBuf> {
     let wheels = workspace::root().join("target/wheels/isorun");
-    if wheels.exists() {
-        fs::remove_dir_all(&wheels)?;
+    let found = build_package(python, &["wheel"], &wheels)?;
+    let wheel = found.first().context("hatchling created no wheel")?;
+    let site = workspace::root().join("target/isorun-site");
+    wheel::install(python, wheel, &site)?;
+    Ok(site)
+}
+
+/// Builds the package as archives of these kinds, `wheel` or `sdist`, into a directory.
+/// Returns the archives.
+pub fn build_package(python: &Path, kinds: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
     }
-    progress::step("building the wheel of the package isorun", || {
+    let label = format!("building the package isorun ({})", kinds.join(" and "));
+    progress::step(&label, || {
         let mut build = Command::new(python);
         build.current_dir(workspace::root().join("sdk/python"));
-        build.args(["-m", "hatchling", "build", "--target", "wheel", "--directory"]).arg(&wheels);
+        build.args(["-m", "hatchling", "build", "--directory"]).arg(dir);
+        build.args(kinds.iter().flat_map(|kind| ["--target", kind]));
         process::run_quiet(build)
     })?;
-    let mut found = fs::read_dir(&wheels)?;
-    let wheel = found.next().context("hatchling created no wheel")??;
-    let site = workspace::root().join("target/isorun-site");
-    wheel::install(python, &wheel.path(), &site)?;
-    Ok(site)
+    let found = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path()));
+    found.collect::<Result<_, _>>().context("cannot list the archives")
 }
 
 /// Returns the path of the command `isorun` of this tree.

@@ -369,6 +369,16 @@ pub fn client_library() -> Result<PathBuf> {
     )
 }
 
+/// Installs the validator of CycloneDX. Returns the Python interpreter.
+pub fn sbom_validator() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "cyclonedx",
+        "crates/xtask/release/requirements.txt",
+        "cyclonedx-python-lib, which validates the bill of materials of a release",
+    )?;
+    Ok(venv.join("bin/python"))
+}
+
 /// Installs frameworks for which the Python packages have adapters. Returns the Python
 /// interpreter.
 pub fn frameworks(group: &str, requirements: &str, label: &str) -> Result<PathBuf> {

@@ -11,8 +11,8 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::{
-    archive, debian, guests, integrations, linux, node, process, sdk, setup, typescript, wheel,
-    workspace,
+    archive, debian, guests, integrations, linux, node, process, release, sdk, setup, typescript,
+    wheel, workspace,
 };
 
 /// The end of the help, which shows what [`expand_short_forms`] replaces.
@@ -64,6 +64,8 @@ enum Suite {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Install each artifact of a release into an empty place, and try it there
+    Release,
     /// Run only the tests of the adapters to other frameworks, on the real frameworks
     Integrations {
         /// Groups of frameworks: agents, adk, code; all of them by default
@@ -107,6 +109,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             sdk::build_for_tests()?;
             typescript::test(args)
         }
+        Some(Suite::Release) => release::test(),
         Some(Suite::Integrations { groups, args }) => {
             sdk::build_for_tests()?;
             integrations::test(groups, args)

@@ -27,9 +27,22 @@ pub fn run(args: &WheelArgs) -> Result<()> {
 /// path of the real cargo.
 const CARGO_VARIABLE: &str = "ISOLA_XTASK_CARGO";
 
-/// Builds the wheel. With the profile `dev` it shares its build with the tests:
-/// see [`run_as_cargo`].
+/// Builds the wheel for this machine. With the profile `dev` it shares its build with the
+/// tests: see [`run_as_cargo`].
 pub fn build(profile: &str) -> Result<PathBuf> {
+    build_for(profile, None, &workspace::root().join("target/wheels").join(profile))
+}
+
+/// Builds the wheel for other machines into a directory: maturin verifies that it uses
+/// only libraries that they have, and gives it the tag of the oldest manylinux that has
+/// their versions.
+/// The files in it have the time `epoch`, in seconds since 1970.
+pub fn build_for_release(profile: &str, epoch: u64) -> Result<PathBuf> {
+    let name = format!("{profile}-manylinux");
+    build_for(profile, Some(epoch), &workspace::root().join("target/wheels").join(name))
+}
+
+fn build_for(profile: &str, release_epoch: Option<u64>, wheels: &Path) -> Result<PathBuf> {
     let maturin = setup::maturin()?;
     let package = workspace::root().join("crates/isola-python");
     let runtimes = package.join("python/isola/runtimes");
@@ -37,16 +50,19 @@ pub fn build(profile: &str) -> Result<PathBuf> {
     for name in ["python.wasm", "js.wasm"] {
         copy_if_changed(&workspace::runtimes().join(name), &runtimes.join(name))?;
     }
-    let wheels = workspace::root().join("target/wheels").join(profile);
     if wheels.exists() {
-        fs::remove_dir_all(&wheels)?;
+        fs::remove_dir_all(wheels)?;
     }
     progress::step("building the wheel of the Python package", || {
         let mut command = Command::new(maturin);
         command.current_dir(workspace::root());
-        command.args(["build", "--quiet", "--strip", "--compatibility", "linux"]);
+        command.args(["build", "--quiet", "--strip"]);
+        match release_epoch {
+            None => command.args(["--compatibility", "linux"]),
+            Some(epoch) => command.env("SOURCE_DATE_EPOCH", epoch.to_string()),
+        };
         command.args(["--profile", profile, "--manifest-path"]);
-        command.arg(package.join("Cargo.toml")).arg("--out").arg(&wheels);
+        command.arg(package.join("Cargo.toml")).arg("--out").arg(wheels);
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         command.env(CARGO_VARIABLE, cargo).env("CARGO", this_program()?);
         // As for any other cargo: the variables of this package do not apply.
@@ -57,7 +73,7 @@ pub fn build(profile: &str) -> Result<PathBuf> {
         }
         process::run_quiet(command)
     })?;
-    let mut found = fs::read_dir(&wheels)?;
+    let mut found = fs::read_dir(wheels)?;
     let wheel = found.next().context("maturin created no wheel")??;
     Ok(wheel.path())
 }
