@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::tree::{Tree, gzip_bytes};
 use super::{Release, deb, oci, pages};
-use crate::{archive, node, process, progress, sdk, setup, wheel, workspace};
+use crate::{archive, node, process, progress, sdk, setup, typescript, wheel, workspace};
 
 const RUNTIMES: [&str; 2] = ["python.wasm", "js.wasm"];
 
@@ -67,10 +67,12 @@ pub fn packages(release: &Release, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the archives of all npm packages. Those of further packages, such as
-/// `sdk/typescript`, belong here.
+/// Returns the archives of all npm packages.
 fn npm_packages(release: &Release) -> Result<Vec<PathBuf>> {
-    progress::step("packing the npm packages", || node::pack(release.profile.of_node()))
+    let mut archives =
+        progress::step("packing the npm packages", || node::pack(release.profile.of_node()))?;
+    archives.push(typescript::pack()?);
+    Ok(archives)
 }
 
 /// Returns the files of a program below a prefix such as `/usr/local`.
