@@ -17,12 +17,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from images import python_image
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs an asynchronous test in an event loop of its own."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    # The plugin of anyio runs the suite of a framework.
+    if pyfuncitem.get_closest_marker("anyio"):
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
@@ -42,10 +46,11 @@ class Server:
     data: Path
     """Its data directory."""
 
-    def import_image(self, root: Path, name: str) -> None:
-        """Imports a directory as an image."""
+    def import_image(self, path: Path, name: str, *, is_layout: bool = False) -> None:
+        """Imports the files of an image, or an OCI layout."""
+        kind = [] if is_layout else ["--rootfs"]
         subprocess.run(
-            [os.environ["ISORUN_COMMAND"], "image", "import", "--quiet", "--rootfs", root, name],
+            [os.environ["ISORUN_COMMAND"], "image", "import", "--quiet", *kind, path, name],
             env=os.environ | {"ISORUN_DATA_DIR": str(self.data)},
             check=True,
             timeout=120,
@@ -58,41 +63,6 @@ class Server:
         while httpx.get(f"{self.url}/v1/runs/{run}", headers=headers).status_code == 200:
             assert time.monotonic() < end, "the sandbox still exists"
             time.sleep(0.02)
-
-
-def python_image(root: Path) -> None:
-    """Creates the files of an image with the shell and the Python of these tests.
-
-    No public registry is reachable from a test, so this replaces `python:3.12`,
-    regardless of its version.
-    """
-    local = root / "usr" / "local"
-    prefix = Path(sys.base_prefix)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    real = (prefix / "bin" / version).resolve()
-    programs = [(real, local / "bin" / "python3")]
-    for name in ("sh", "bash", "sleep", "nohup", "setsid"):
-        found = shutil.which(name)
-        assert found, f"{name} is not installed"
-        programs.append((Path(found).resolve(), root / "bin" / name))
-    for source, target in programs:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
-    modules = (prefix / "lib" / version / "lib-dynload").glob("*.so")
-    wanted = [str(source) for source, _ in programs] + [str(module) for module in modules]
-    linked = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=True)
-    for library in set(re.findall(r"(?<=[\s])(/\S+)(?= \(0x)", linked.stdout)):
-        target = root / library.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(library, target)
-    shutil.copytree(
-        prefix / "lib" / version,
-        local / "lib" / version,
-        symlinks=True,
-        ignore=shutil.ignore_patterns(
-            "test", "tests", "site-packages", "dist-packages", "idlelib", "config-*", "__pycache__"
-        ),
-    )
 
 
 def notebook_image(root: Path) -> None:

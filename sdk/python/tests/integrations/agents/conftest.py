@@ -1,0 +1,105 @@
+"""Shared fixtures of the tests of adapters: images, and what failure tests need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from images import copy_programs, python_image, write_layout
+
+from isorun import Sandbox
+
+# What agents and the scripts of frameworks expect of an image, beside a shell and Python.
+PROGRAMS = (
+    "awk base64 basename cat chmod chown cp cut date dd dirname env expr false find grep gzip head "
+    "id ln ls mkdir mkfifo mktemp mv od printf ps pwd readlink realpath rm rmdir sed seq sort stat "
+    "tail tar tee test timeout touch tr true truncate uname uniq wc xargs yes"
+).split()
+
+# The user of the image `workspace`.
+UID = 1000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop of suites that use the plugin of anyio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def images(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The names of two images with the same files: `root`, whose commands run as root, and
+    `user`, whose commands run as a user without privileges."""
+    root = tmp_path_factory.mktemp("workspace")
+    python_image(root)
+    (root / "usr/local/bin/python").symlink_to("python3")
+    copy_programs(root, PROGRAMS)
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text(
+        f"root:x:0:0::/root:/bin/bash\nagent:x:{UID}:{UID}::/home/agent:/bin/bash\n"
+    )
+    (root / "etc/group").write_text(f"root:x:0:\nagent:x:{UID}:\n")
+    for name, owner, mode in (
+        ("root", 0, 0o711), ("private", 0, 0o700), ("home", 0, 0o755), ("home/agent", UID, 0o755),
+        ("tmp", 0, 0o1777),
+    ):  # fmt: skip
+        # A Python below /root has its libraries there in the image, too.
+        (root / name).mkdir(exist_ok=True)
+        (root / name).chmod(mode)
+        os.chown(root / name, owner, owner)
+    names = {}
+    for kind, config in (
+        ("root", {"User": "root", "WorkingDir": "/root"}),
+        ("user", {"User": "agent", "WorkingDir": "/home/agent"}),
+    ):
+        layout = tmp_path_factory.mktemp(f"layout-{kind}")
+        write_layout(layout, root, config)
+        names[kind] = f"workspace-{kind}:1"
+        server.import_image(layout, names[kind], is_layout=True)
+    # The image of the samples in the documentation.
+    server.import_image(root, "python:3.12")
+    return names
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Makes a port on which nothing listens the address of the server."""
+    monkeypatch.setenv("ISORUN_API_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ISORUN_API_KEY", "none")
+
+
+@pytest.fixture
+def live_sandboxes(server: Any) -> Iterator[LiveSandboxes]:
+    """The sandboxes on the server. At the end of the test none that it created may be left."""
+    live = LiveSandboxes(server.url, server.key)
+    before = live.ids()
+    yield live
+    assert live.ids() - before == set(), "the test left sandboxes on the server"
+
+
+class LiveSandboxes:
+    """Looks at the sandboxes on the server, without an adapter."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._headers = {"authorization": f"Bearer {key}"}
+
+    def ids(self) -> set[str]:
+        """Returns the ids of the sandboxes that exist."""
+        runs = self._get("/v1/runs")["runs"]
+        return {run["id"] for run in runs if run["status"] != "destroyed"}
+
+    def status(self, sandbox_id: str) -> str:
+        """Returns `running` or `hibernated`."""
+        return str(self._get(f"/v1/runs/{sandbox_id}")["status"])
+
+    def destroy(self, sandbox_id: str) -> None:
+        """Destroys a sandbox without the adapter that uses it."""
+        Sandbox.connect(sandbox_id).destroy()
+
+    def _get(self, path: str) -> Any:
+        return httpx.get(f"{self._url}{path}", headers=self._headers).json()

@@ -1,0 +1,57 @@
+"""The samples of the manual run as they are printed, except for the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_deepagents
+import test_pydantic_ai
+from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.models.function import FunctionModel
+
+PAGES = Path(__file__).parents[5] / "docs" / "integrations"
+
+# The line of a sample that chooses the model, which needs a network and a key.
+MODEL = re.compile(r"^model = .*$", re.M)
+
+PROGRAM = "print(sum(range(101)))"
+
+
+def pydantic_ai() -> Any:
+    return FunctionModel(
+        test_pydantic_ai.Script(
+            ToolCallPart("run", {"command": f"python3 -c '{PROGRAM}'"}),
+            answer=lambda output: f"The sum is {output.split()[0]}.",
+        )
+    )
+
+
+def deepagents() -> Any:
+    return test_deepagents.Script(
+        calls=[
+            ("write_file", {"file_path": "/srv/sum.py", "content": PROGRAM}),
+            ("execute", {"command": "python3 /srv/sum.py"}),
+        ],
+        answer="The sum is {}.",
+    )
+
+
+@pytest.mark.usefixtures("images", "live_sandboxes")
+@pytest.mark.parametrize(
+    ("page", "model"),
+    [("pydantic-ai.md", pydantic_ai), ("deepagents.md", deepagents)],
+)
+def test_sample_prints_the_documented_output(
+    page: str, model: Callable[[], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (PAGES / page).read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    code, count = MODEL.subn("model = scripted()", code)
+    assert count == 1, f"{page} does not choose a model"
+    exec(compile(code, page, "exec"), {"__name__": "__main__", "scripted": model})
+    expected = re.findall(r"print\(.*\)  # (.*)$", code, re.M)
+    assert expected and capsys.readouterr().out.splitlines() == expected
