@@ -41,13 +41,13 @@ def python_image(root: Path) -> None:
     )
 
 
-def copy_programs(root: Path, names: Sequence[str]) -> None:
-    """Copies programs of this machine, with their libraries, to `/bin` of an image."""
+def copy_programs(root: Path, names: Sequence[str], directory: str = "bin") -> None:
+    """Copies programs of this machine, with their libraries, to a directory of an image."""
     sources = []
     for name in names:
         found = shutil.which(name)
         assert found, f"{name} is not installed"
-        target = root / "bin" / name
+        target = root / directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         sources.append(Path(found).resolve())
         shutil.copy(sources[-1], target)

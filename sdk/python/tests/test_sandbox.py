@@ -218,6 +218,10 @@ def test_bytes_are_exact() -> None:
         result = sb.exec_bytes("cat every; cat every >&2; exit 3", cwd="/job")
         assert (result.exit_code, result.ok) == (3, False)
         assert (result.stdout, result.stderr) == (every, every)
+        assert sb.download("/job/every", max_bytes=256) == every
+        with pytest.raises(IsorunError, match="more than 255 bytes") as large:
+            sb.download("/job/every", max_bytes=255)
+        assert large.value.kind == "too_large"
         # Permissions are kept, and the target of a link is replaced.
         assert sb.exec("ln -s every /job/link").ok
         sb.write_bytes("/job/link", b"new")

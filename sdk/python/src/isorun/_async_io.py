@@ -18,7 +18,7 @@ from . import _shell_protocol
 from ._config import Target
 from ._errors import IsorunTimeoutError
 from ._http import CHUNK_BYTES, client_options, map_errors, timeouts
-from ._protocol import EventStream, Operation
+from ._protocol import BoundedBody, EventStream, Operation
 
 T = TypeVar("T")
 
@@ -71,6 +71,19 @@ class Transport:
                     for name, value in events.feed(chunk):
                         await listen(name, value)
         return events.result()
+
+    async def receive(self, operation: Operation[bytes], max_bytes: int | None) -> bytes:
+        """Reads a response of any length, or of at most `max_bytes`."""
+        with map_errors(self._url):
+            async with self._client.stream(
+                operation.method, operation.target, timeout=timeouts(operation.read_timeout)
+            ) as response:
+                if not response.is_success:
+                    return operation.parse_response(response.status_code, await response.aread())
+                body = BoundedBody(max_bytes)
+                async for chunk in response.aiter_bytes():
+                    body.add(chunk)
+        return body.content()
 
     async def close(self) -> None:
         """Closes the connections. The next operation opens new ones."""

@@ -205,9 +205,14 @@ class AsyncSandbox(SandboxBase):
         operation = _protocol.upload(self._running(), remote_path, mode)
         await self._transport.send(operation, file_chunks(os.fspath(local_path)))
 
-    async def download(self, remote_path: str) -> bytes:
-        """Reads a file of the sandbox."""
-        return await self._transport.send(_protocol.download(self._running(), remote_path))
+    async def download(self, remote_path: str, *, max_bytes: int | None = None) -> bytes:
+        """Reads a file of the sandbox.
+
+        :param max_bytes: the largest size to accept. A longer file is an error of the kind
+            `too_large`, and is not read to its end.
+        """
+        operation = _protocol.download(self._running(), remote_path)
+        return await self._transport.receive(operation, max_bytes)
 
     async def write_text(self, remote_path: str, text: str) -> None:
         """Writes a file in the sandbox, as UTF-8, and creates the parent directories."""

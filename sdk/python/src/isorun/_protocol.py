@@ -255,6 +255,27 @@ def failure(message: str, status: int | None, kind: str, stdout: str, stderr: st
     return IsorunError(message, code=status, kind=kind)
 
 
+class BoundedBody:
+    """The content of a response, up to a limit."""
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._max_bytes is not None and self._size > self._max_bytes:
+            raise IsorunError(
+                f"the file has more than {self._max_bytes} bytes, the limit of this download",
+                kind="too_large",
+            )
+        self._chunks.append(chunk)
+
+    def content(self) -> bytes:
+        return b"".join(self._chunks)
+
+
 class EventStream(Generic[T]):
     """A parser of server-sent events, of which only `data` is used."""
 

@@ -206,9 +206,14 @@ class Sandbox(SandboxBase):
         operation = _protocol.upload(self._running(), remote_path, mode)
         self._transport.send(operation, file_chunks(os.fspath(local_path)))
 
-    def download(self, remote_path: str) -> bytes:
-        """Reads a file of the sandbox."""
-        return self._transport.send(_protocol.download(self._running(), remote_path))
+    def download(self, remote_path: str, *, max_bytes: int | None = None) -> bytes:
+        """Reads a file of the sandbox.
+
+        :param max_bytes: the largest size to accept. A longer file is an error of the kind
+            `too_large`, and is not read to its end.
+        """
+        operation = _protocol.download(self._running(), remote_path)
+        return self._transport.receive(operation, max_bytes)
 
     def write_text(self, remote_path: str, text: str) -> None:
         """Writes a file in the sandbox, as UTF-8, and creates the parent directories."""

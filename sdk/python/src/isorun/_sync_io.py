@@ -16,7 +16,7 @@ from . import _shell_protocol
 from ._config import Target
 from ._errors import IsorunTimeoutError
 from ._http import CHUNK_BYTES, client_options, map_errors, timeouts
-from ._protocol import EventStream, Operation
+from ._protocol import BoundedBody, EventStream, Operation
 
 T = TypeVar("T")
 
@@ -67,6 +67,19 @@ class Transport:
                     for name, value in events.feed(chunk):
                         listen(name, value)
         return events.result()
+
+    def receive(self, operation: Operation[bytes], max_bytes: int | None) -> bytes:
+        """Reads a response of any length, or of at most `max_bytes`."""
+        with map_errors(self._url):
+            with self._client.stream(
+                operation.method, operation.target, timeout=timeouts(operation.read_timeout)
+            ) as response:
+                if not response.is_success:
+                    return operation.parse_response(response.status_code, response.read())
+                body = BoundedBody(max_bytes)
+                for chunk in response.iter_bytes():
+                    body.add(chunk)
+        return body.content()
 
     def close(self) -> None:
         """Closes the connections. The next operation opens new ones."""

@@ -6,8 +6,8 @@ The steps are generators without any I/O, which `run` and `arun` carry out.
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .._async_sandbox import AsyncSandbox
@@ -24,6 +24,7 @@ class Step:
 
     method: str
     arguments: tuple[Any, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Steps = Generator[Step, Any, T]
@@ -35,7 +36,7 @@ def run(steps: Steps[T], sandbox: Sandbox) -> T:
         step = next(steps)
         while True:
             try:
-                answer = getattr(sandbox, step.method)(*step.arguments)
+                answer = getattr(sandbox, step.method)(*step.arguments, **step.options)
             except IsorunError as error:
                 step = steps.throw(error)
             else:
@@ -51,7 +52,7 @@ async def arun(steps: Steps[T], sandbox: AsyncSandbox) -> T:
         step = next(steps)
         while True:
             try:
-                answer = await getattr(sandbox, step.method)(*step.arguments)
+                answer = await getattr(sandbox, step.method)(*step.arguments, **step.options)
             except IsorunError as error:
                 step = steps.throw(error)
             else:
@@ -68,16 +69,17 @@ def is_root() -> Steps[bool]:
     return bool(result.stdout == "0\n")
 
 
-def read(path: str, as_root: bool) -> Steps[bytes]:
+def read(path: str, as_root: bool, max_bytes: int | None = None) -> Steps[bytes]:
     """Reads a file.
 
     :param as_root: what `is_root` returned.
+    :param max_bytes: that of `download`.
     :raises OSError: the exception that `open` would raise for the user who runs commands.
     """
     if not as_root and (error := (yield from _probe(path)).read_error(path)):
         raise error
     try:
-        content: bytes = yield Step("download", (path,))
+        content: bytes = yield Step("download", (path,), {"max_bytes": max_bytes})
         return content
     except IsorunError as failure:
         error = yield from _reason(failure, path, is_read=True)

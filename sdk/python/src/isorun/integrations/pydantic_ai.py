@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 
 from .._async_sandbox import AsyncSandbox
 from .._errors import IsorunError, IsorunTimeoutError
-from .._types import ExecBytesResult, ExecResult
+from .._types import ExecBytesResult
 from . import _files, _paths
+from ._commands import exec_argv
 from ._connection import attached, is_gone
 from ._missing import framework_missing
 from ._options import SandboxOptions
@@ -205,12 +206,21 @@ class IsorunWorkspaceBackend(
             raise ValueError(f"timeout is {timeout!r}: give a positive number of seconds, or None")
         if not command:
             raise ValueError("the command is empty")
+        if isinstance(command, str) and "\0" in command:
+            raise ValueError("the command has a NUL character, which Linux does not allow")
         start = await self._start()
         # Zero means none to the server.
         seconds = 0.0 if timeout is None else max(timeout, _MIN_TIMEOUT)
         async with self._sandbox() as sandbox:
             try:
-                result = await _exec(sandbox, command, seconds, env, start.working_dir)
+                if isinstance(command, str):
+                    result = await sandbox.exec(
+                        command, timeout=seconds, env=env, cwd=start.working_dir
+                    )
+                else:
+                    result = await exec_argv(
+                        sandbox, command, timeout=seconds, env=env, cwd=start.working_dir
+                    )
             except IsorunTimeoutError as error:
                 if error.kind != "exec_timeout":
                     raise
@@ -219,6 +229,10 @@ class IsorunWorkspaceBackend(
                     stdout=error.stdout,
                     stderr=error.stderr,
                 ) from error
+            except IsorunError as error:
+                if error.kind != "invalid_request":
+                    raise
+                raise ValueError(f"the server refused the command: {error}") from error
         if result.stdout_truncated or result.stderr_truncated:
             raise WorkspaceOutputLimitError(
                 "the output of the command exceeds the limit of the server: write it to a file, "
@@ -461,33 +475,6 @@ def _unavailable_if_gone(identifier: str) -> Iterator[None]:
         if not is_gone(error):
             raise
         raise WorkspaceUnavailableError(f"the sandbox {identifier} is gone: {error}") from error
-
-
-async def _exec(
-    sandbox: AsyncSandbox,
-    command: WorkspaceCommand,
-    timeout: float,
-    env: Mapping[str, str] | None,
-    cwd: str,
-) -> ExecResult:
-    words = [command] if isinstance(command, str) else list(command)
-    if any("\0" in word for word in words):
-        raise ValueError("the command has a NUL character, which Linux does not allow")
-    given = command if isinstance(command, str) else words
-    try:
-        return await sandbox.exec(given, timeout=timeout, env=env, cwd=cwd)
-    except IsorunError as error:
-        if isinstance(command, str) or error.kind not in ("command_not_found", "invalid_request"):
-            raise
-        # The program was not started. A shell reports why as the exit code 126 or 127, which a
-        # missing directory of a program that exists does not have.
-        argv = ["/bin/sh", "-c", 'exec "$@"', "sh", *words]
-        try:
-            return await sandbox.exec(argv, timeout=timeout, env=env, cwd=cwd)
-        except IsorunError as second:
-            if second.kind != "invalid_request":
-                raise
-            raise ValueError(f"the server refused the command: {second}") from second
 
 
 async def _script(

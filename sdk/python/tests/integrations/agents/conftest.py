@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,41 @@ from images import copy_programs, python_image, write_layout
 
 from isorun import Sandbox
 
+# mini-SWE-agent creates its directory when it is imported.
+os.environ["MSWEA_GLOBAL_CONFIG_DIR"] = tempfile.mkdtemp(prefix="mini-swe-agent-")
+os.environ["MSWEA_SILENT_STARTUP"] = "1"
+
 # What agents and the scripts of frameworks expect of an image, beside a shell and Python.
 PROGRAMS = (
     "awk base64 basename cat chmod chown cp cut date dd dirname env expr false find grep gzip head "
-    "id ln ls mkdir mkfifo mktemp mv od printf ps pwd readlink realpath rm rmdir sed seq sort stat "
-    "tail tar tee test timeout touch tr true truncate uname uniq wc xargs yes"
+    "id ln ls mkdir mkfifo mktemp mv od printf ps pwd readlink realpath rm rmdir sed seq setpriv sort "
+    "stat tail tar tee test timeout touch tr true truncate uname uniq wc whoami xargs yes"
 ).split()
+
+# Replaces the program of Debian, which is written in Perl.
+ADDUSER = """#!/bin/sh
+for name; do :; done
+case $name in -*) echo "usage: adduser [options] user"; exit 1;; esac
+echo "$name:x:2000:2000::/home/$name:/bin/sh" >> /etc/passwd
+echo "$name:x:2000:" >> /etc/group
+"""
 
 # The user of the image `workspace`.
 UID = 1000
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """The event loop of suites that use the plugin of anyio."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configured_session(server: Any) -> Iterator[None]:
+    """Sets up the configuration of a user for fixtures that live longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(server.config))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +58,15 @@ def images(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     root = tmp_path_factory.mktemp("workspace")
     python_image(root)
     (root / "usr/local/bin/python").symlink_to("python3")
-    copy_programs(root, PROGRAMS)
+    copy_programs(root, PROGRAMS, "usr/bin")
     (root / "etc").mkdir()
     (root / "etc/passwd").write_text(
         f"root:x:0:0::/root:/bin/bash\nagent:x:{UID}:{UID}::/home/agent:/bin/bash\n"
     )
     (root / "etc/group").write_text(f"root:x:0:\nagent:x:{UID}:\n")
+    (root / "usr/sbin").mkdir()
+    (root / "usr/sbin/adduser").write_text(ADDUSER)
+    (root / "usr/sbin/adduser").chmod(0o755)
     for name, owner, mode in (
         ("root", 0, 0o711), ("private", 0, 0o700), ("home", 0, 0o755), ("home/agent", UID, 0o755),
         ("tmp", 0, 0o1777),

@@ -41,8 +41,8 @@ CONTRADICTED = {
 
 
 @pytest.fixture(scope="module")
-def workspace(images: dict[str, str], server: Any) -> Iterator[Sandbox]:
-    with Sandbox(images["user"], api_url=server.url, api_key=server.key) as sandbox:
+def workspace(images: dict[str, str]) -> Iterator[Sandbox]:
+    with Sandbox(images["user"]) as sandbox:
         yield sandbox
 
 

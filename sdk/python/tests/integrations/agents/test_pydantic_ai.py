@@ -35,10 +35,9 @@ from isorun.integrations.pydantic_ai import IsorunWorkspace, IsorunWorkspaceBack
 
 
 @pytest.fixture(scope="module", params=["root", "user"])
-def shared(request: pytest.FixtureRequest, images: dict[str, str], server: Any) -> Iterator[str]:
+def shared(request: pytest.FixtureRequest, images: dict[str, str]) -> Iterator[str]:
     """The id of a sandbox, for the tests that do not destroy it."""
-    image = images[request.param]
-    with Sandbox(image, api_url=server.url, api_key=server.key) as sandbox:
+    with Sandbox(images[request.param]) as sandbox:
         assert sandbox.id is not None
         yield sandbox.id
 
@@ -221,6 +220,8 @@ async def test_errors_are_those_of_the_framework(images: dict[str, str]) -> None
     for command in ([], ["a\0b"]):
         with pytest.raises(ValueError, match="the command"):
             await backend.run(command)
+    with pytest.raises(ValueError, match="refused"):
+        await backend.run(["true"], env={"A=B": "c"})
     await workspace.write_text("script", "true")
     result = await workspace.run(["./script"])
     assert result.exit_code == 126 and "ermission denied" in result.stderr
