@@ -22,6 +22,11 @@ import type { ExecResult } from './types.js';
 
 /** The size of a file that `readBinaryFile` and `readTextFile` read by default, in bytes. */
 const MAX_FILE_BYTES = 64 << 20;
+/**
+ * The timeout of the scripts below in seconds, because programs in the sandbox are not trusted to
+ * end.
+ */
+const SCRIPT_TIMEOUT = 60;
 /** The exit code of a shell for a command that cannot be started. */
 const NOT_STARTED = 127;
 /** The exit codes of the scripts below. */
@@ -169,7 +174,8 @@ class Session implements SandboxSession {
   ): Promise<{ exitCode: number; stdout: string; stderr: string }> => {
     const { command, workingDirectory, env, abortSignal } = options;
     try {
-      const done = await this.#execute(command, this.#resolve(workingDirectory), env, abortSignal);
+      const cwd = this.#resolve(workingDirectory);
+      const done = await this.#execute(command, cwd, env, abortSignal);
       const { exitCode, stdout } = done;
       return { exitCode, stdout, stderr: done.stderr + truncation(done) };
     } catch (error) {
@@ -300,7 +306,7 @@ class Session implements SandboxSession {
       else exit ${MISSING}; fi`;
     const done = await this.#script(script, options);
     if (done.exitCode === MISSING) return null;
-    const [, type, size] = /^(file|directory|other) (\d+)\n$/.exec(done.stdout) ?? [];
+    const [, type, size] = /^(file|directory|other) +(\d{1,15})\n$/.exec(done.stdout) ?? [];
     if (type === undefined) throw failed('inspect', options.path, done);
     return { type: type as FileStat['type'], size: Number(size) };
   };
@@ -326,8 +332,8 @@ class Session implements SandboxSession {
     const fields = done.stdout.split('/');
     const entries: DirectoryEntry[] = [];
     for (let at = 0; at + 1 < fields.length; at += 2) {
-      const [type, name] = fields.slice(at, at + 2) as [DirectoryEntry['type'], string];
-      entries.push({ name, type });
+      const [type = '', name = ''] = fields.slice(at, at + 2);
+      entries.push({ name, type: isEntryType(type) ? type : 'other' });
     }
     return entries;
   };
@@ -356,7 +362,7 @@ class Session implements SandboxSession {
   }
 
   #script(script: string, { abortSignal }: PathOptions): Promise<ExecResult> {
-    return this.#execute(script, this.#base, undefined, abortSignal);
+    return this.#execute(script, this.#base, undefined, abortSignal, SCRIPT_TIMEOUT);
   }
 
   async #execute(
@@ -364,12 +370,14 @@ class Session implements SandboxSession {
     cwd: string,
     env: Record<string, string> | undefined,
     signal: AbortSignal | undefined,
+    timeout = 0,
   ): Promise<ExecResult> {
-    const plain = protocol.execute(this.#sandbox.id, command, 0);
+    const plain = protocol.execute(this.#sandbox.id, command, timeout);
     const body = { ...plain.body, cwd, ...(env && { env }) };
     const parse = (content: Buffer): ExecResult => plain.parseResponse(200, content);
     const { method, target } = plain;
-    const operation = new protocol.Operation(method, target, parse, body, protocol.NO_TIMEOUT);
+    const readTimeout = plain.readTimeout ?? protocol.NO_TIMEOUT;
+    const operation = new protocol.Operation(method, target, parse, body, readTimeout);
     return await this.#transport().send(operation, signal);
   }
 
@@ -444,6 +452,10 @@ function decoder(encoding: string): (bytes: Uint8Array) => string {
       cause: error,
     });
   }
+}
+
+function isEntryType(text: string): text is DirectoryEntry['type'] {
+  return ['file', 'directory', 'symlink'].includes(text);
 }
 
 function isKind(error: unknown, kind: string): boolean {

@@ -1,5 +1,6 @@
 /** A command whose input and output are streams of bytes, over a WebSocket. */
 
+import { onAbort } from './abort.js';
 import { IsorunConnectionError, IsorunError } from './errors.js';
 import { type JsonObject, numberOf, parseObject, stringOf } from './json.js';
 import { failure, invalidResponse } from './protocol.js';
@@ -12,9 +13,9 @@ const MAX_QUEUED_BYTES = 8 << 20;
 const INPUT_BYTES = 64 << 10;
 /** The server disconnects a client that is silent for a minute. */
 const KEEP_ALIVE_MS = 15_000;
-/** The time for the end of a killed command, in milliseconds. */
-const KILL_TIMEOUT_MS = 5_000;
-const SIGKILL = 9;
+/** Why a process that was killed ends, and its exit code: that of a shell for SIGKILL. */
+const KILLED = Symbol('killed');
+const EXIT_OF_KILLED = 128 + 9;
 
 /** A command that is started, and what applies to it. */
 export interface Start {
@@ -43,7 +44,7 @@ export class Process {
   readonly #ended: Promise<number>;
   /** The input, if it stays open. */
   readonly input: WritableStream<Uint8Array> | undefined;
-  #isKilled = false;
+  readonly #controller = new AbortController();
   #isOver = false;
 
   private constructor(socket: ShellSocket, start: Start) {
@@ -81,52 +82,55 @@ export class Process {
     return this.#ended;
   }
 
-  /** Kills all processes of the command, and waits for its end. */
+  /**
+   * Kills all processes of the command. The server does so when the connection ends; a signal
+   * would only reach those in the process group of the command.
+   */
   async kill(): Promise<void> {
-    if (this.#isOver) return;
-    if (!this.#isKilled) {
-      this.#isKilled = true;
-      this.#socket.send(JSON.stringify({ type: 'signal', signal: SIGKILL }));
-      // Output that arrives now is dropped, so that no reader can delay the end.
-      for (const { wake } of this.#outputs) wake?.();
-    }
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, KILL_TIMEOUT_MS);
-    });
-    await Promise.race([this.#ended.catch(() => {}), late]);
-    clearTimeout(timer);
-    // Without a connection the server kills the command, too.
-    if (!this.#isOver) await this.#socket.close();
+    this.#stop(KILLED);
+    await this.#ended.catch(() => {});
   }
 
   async #run(): Promise<number> {
-    const abort = (): void => {
-      this.#isKilled = true;
-      for (const { wake } of this.#outputs) wake?.();
-    };
-    this.#signal?.addEventListener('abort', abort);
+    const signal = this.#signal;
+    const abort = (): void => this.#stop(signal?.reason);
+    const removeListener = onAbort(signal, abort);
     try {
+      if (signal?.aborted) abort();
       const exitCode = await this.#follow();
-      this.#isOver = true;
-      for (const { controller, isCancelled } of this.#outputs) {
-        if (!isCancelled) controller.close();
-      }
+      this.#finish();
       return exitCode;
     } catch (caught) {
+      if (caught === KILLED) {
+        this.#finish();
+        return EXIT_OF_KILLED;
+      }
       const error = named(caught);
       this.#isOver = true;
       for (const { controller } of this.#outputs) controller.error(error);
       throw error;
     } finally {
-      this.#signal?.removeEventListener('abort', abort);
+      removeListener();
       await this.#socket.close();
+    }
+  }
+
+  /** Ends the wait for output, and for its readers. */
+  #stop(reason: unknown): void {
+    this.#controller.abort(reason);
+    for (const { wake } of this.#outputs) wake?.();
+  }
+
+  #finish(): void {
+    this.#isOver = true;
+    for (const { controller, isCancelled } of this.#outputs) {
+      if (!isCancelled) controller.close();
     }
   }
 
   async #follow(): Promise<number> {
     for (;;) {
-      const frame = await this.#socket.receive(undefined, this.#signal);
+      const frame = await this.#socket.receive(undefined, this.#controller.signal);
       if (typeof frame === 'string') {
         const exitCode = parseEnd(frame);
         if (exitCode !== undefined) return exitCode;
@@ -134,7 +138,7 @@ export class Process {
       }
       const output = frame[0] === 1 || frame[0] === 2 ? this.#outputs[frame[0] - 1] : undefined;
       if (output === undefined) throw new IsorunError('the server sent an invalid frame');
-      if (this.#isKilled || output.isCancelled) continue;
+      if (output.isCancelled) continue;
       output.controller.enqueue(new Uint8Array(frame.subarray(1)));
       await this.#untilRead(output);
     }
@@ -142,8 +146,9 @@ export class Process {
 
   /** Waits until a reader has taken enough of the output. */
   async #untilRead(output: Output): Promise<void> {
+    const { signal } = this.#controller;
     const isFull = (): boolean =>
-      !this.#isKilled && !output.isCancelled && (output.controller.desiredSize ?? 0) <= 0;
+      !signal.aborted && !output.isCancelled && (output.controller.desiredSize ?? 0) <= 0;
     if (!isFull()) return;
     const timer = setInterval(() => this.#socket.keepAlive(), KEEP_ALIVE_MS);
     timer.unref();

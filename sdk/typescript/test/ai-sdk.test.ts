@@ -47,7 +47,7 @@ before(async () => {
 });
 
 beforeEach(async () => {
-  workingDirectory = `/work/${(count += 1)}`;
+  workingDirectory = `/job/${(count += 1)}`;
   session = await createSandboxSession(sandbox, { workingDirectory });
 });
 
@@ -205,7 +205,8 @@ test('a process reads what is written, until the stream is closed', async () => 
 });
 
 test('killing a process ends it and its children', async () => {
-  const process = await session.spawn({ command: 'echo out; sleep 72 & sleep 72' });
+  const command = 'sleep 72 & setsid sleep 72 & echo out; exec sleep 72';
+  const process = await session.spawn({ command });
   const reader = process.stdout.getReader();
   await reader.read();
   await Promise.all([process.kill(), process.kill()]);
