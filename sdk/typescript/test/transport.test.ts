@@ -198,8 +198,9 @@ test('a server behind TLS is used, if its certificate is trusted', async () => {
     const untrusted = await finish(process.execPath, args, { env: environment });
     assert.match(
       untrusted.stdout,
-      /^IsorunConnectionError cannot connect .*self-signed certificate$/m,
+      /^IsorunConnectionError cannot connect .*self-signed certificate/,
     );
+    assert.ok(!untrusted.stdout.includes('Start one'), untrusted.stdout);
   } finally {
     proxy.close();
     rmSync(directory, { recursive: true });

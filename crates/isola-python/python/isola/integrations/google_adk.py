@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import mimetypes
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -153,7 +154,7 @@ class IsolaCodeExecutor(BaseCodeExecutor):
                 if left < 0:
                     return found, False
                 kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-                found.append(File(path, sandbox.files.read(path), kind))
+                found.append(File(_artifact_name(path), sandbox.files.read(path), kind))
         except OSError:
             # They are not there any more: `close` was called.
             return [], True
@@ -234,7 +235,7 @@ def _end(execution: Execution) -> tuple[int, str]:
         return 1, f"{text}\n"
     if error.value in ("", "None"):
         return 0, ""
-    if error.value.removeprefix("-").isdecimal():
+    if re.fullmatch(r"-?[0-9]{1,18}", error.value):
         exit_code = int(error.value) & 0xFF
         return exit_code, f"The code exited with {exit_code}.\n" if exit_code else ""
     return 1, f"{error.value}\n"
@@ -258,6 +259,12 @@ def _home(sandbox: sync.Sandbox) -> dict[str, tuple[int, float]]:
             elif entry.kind == "file":
                 found[path] = (entry.size, entry.modified)
     return found
+
+
+def _artifact_name(path: str) -> str:
+    """Returns the name of an output file. ADK shares artifacts whose names begin with `user:`
+    among all sessions of a user, which untrusted code must not decide."""
+    return path.replace(":", "_", 1) if path.startswith("user:") else path
 
 
 def _checked(name: str) -> str:

@@ -98,6 +98,8 @@ def test_code_may_exit(executor: IsolaCodeExecutor) -> None:
     assert run(executor, "import sys\nsys.exit(0)").exit_code == 0
     done = run(executor, "import sys\nsys.exit(3)")
     assert (done.exit_code, done.stderr) == (3, "The code exited with 3.\n")
+    assert run(executor, "import sys\nsys.exit(-1)").exit_code == 255
+    assert run(executor, "raise SystemExit('9' * 6000)").exit_code == 1
     done = run(executor, "raise SystemExit('a reason')")
     assert (done.exit_code, done.stderr) == (1, "a reason\n")
 
@@ -221,6 +223,11 @@ def test_files_that_code_writes_are_returned(executor: IsolaCodeExecutor) -> Non
         "in.txt": File("in.txt", b"text more", "text/plain"),
         "module.py": File("module.py", b"x = 1", "text/x-python"),
     }
+
+
+def test_code_cannot_write_artifacts_of_other_sessions(executor: IsolaCodeExecutor) -> None:
+    done = run(executor, "open('user:profile', 'w').close()\nopen('a:b', 'w').close()")
+    assert sorted(file.name for file in done.output_files) == ["a:b", "user_profile"]
 
 
 def test_files_are_returned_after_a_failure(executor: IsolaCodeExecutor) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import shlex
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from .. import _protocol
@@ -24,6 +24,9 @@ from .._types import ExecResult, SandboxInfo
 # The number of chunks of output that wait for a slow consumer. The command waits when there
 # are as many.
 MAX_QUEUED_CHUNKS = 16
+
+# The timeout of a command of the adapter itself, in seconds.
+SCRIPT_TIMEOUT = 60.0
 
 # The errors of a sandbox that was destroyed already.
 DESTROYED = ("run_destroyed", "run_not_found")
@@ -44,6 +47,9 @@ class AnyLoopSandbox:
         self._lock = threading.Lock()
         self._owned: Sandbox | None = None
         self._info: SandboxInfo | None = None
+        self._starts_lock = threading.Lock()
+        self._starts = 0
+        self._is_started = False
 
     @property
     def id(self) -> str | None:
@@ -85,18 +91,34 @@ class AnyLoopSandbox:
         with self._lock:
             self._destroy()
 
-    async def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        timeout: float | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: str | None = None,
-    ) -> ExecResult:
-        """Runs a command as `AsyncSandbox.exec` does, but without a timeout by default."""
+    async def start(self) -> None:
+        """Does the same as `create`. If the task is cancelled, and no other one waits for the
+        sandbox or uses it, then it is destroyed as soon as it exists."""
+        with self._starts_lock:
+            self._starts += 1
+        try:
+            await asyncio.to_thread(self.create)
+            self._is_started = True
+        except asyncio.CancelledError:
+            with self._starts_lock:
+                is_abandoned = self._starts == 1 and not self._is_started
+            if is_abandoned:
+                # It waits for `create`, which continues in its thread.
+                threading.Thread(target=self._abandon, name="isorun-abandon").start()
+            raise
+        finally:
+            with self._starts_lock:
+                self._starts -= 1
+
+    async def stop(self) -> None:
+        """Does the same as `destroy`."""
+        await asyncio.to_thread(self.destroy)
+
+    async def run_script(self, script: str, cwd: str | None = None) -> ExecResult:
+        """Runs a command of the adapter itself, which has a time limit: programs in the sandbox
+        are not trusted to end."""
         async with self._connected() as sandbox:
-            return await sandbox.exec(command, timeout=timeout or 0, env=env, cwd=cwd, stdin=stdin)
+            return await sandbox.exec(script, timeout=SCRIPT_TIMEOUT, cwd=cwd)
 
     async def exec_stream(
         self,
@@ -149,7 +171,7 @@ class AnyLoopSandbox:
     async def read(self, path: str, max_bytes: int) -> bytes:
         """Reads a file.
 
-        :raises FileTooLargeError: it has more than `max_bytes`. No more than that is read.
+        :raises OSError: it has more than `max_bytes`. No more than that is read.
         """
         async with self._connected() as sandbox:
             operation = _protocol.download(sandbox._running(), path)
@@ -165,7 +187,10 @@ class AnyLoopSandbox:
                     async for chunk in response.aiter_bytes():
                         content += chunk
                         if len(content) > max_bytes:
-                            raise FileTooLargeError(path, max_bytes)
+                            raise OSError(
+                                f"{path} has more than {max_bytes} bytes, the limit of the "
+                                "adapter: read a part of it with a command, or raise the limit"
+                            )
             return bytes(content)
 
     async def write(self, path: str, content: bytes) -> None:
@@ -200,6 +225,11 @@ class AnyLoopSandbox:
                 kind=error.kind,
             ) from error
 
+    def _abandon(self) -> None:
+        # The server destroys it when it is idle.
+        with suppress(IsorunError):
+            self.destroy()
+
     def _destroy(self) -> None:
         if self._owned is not None:
             try:
@@ -210,6 +240,7 @@ class AnyLoopSandbox:
             finally:
                 self._owned.close()
         self._owned = self._info = None
+        self._is_started = False
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncSandbox]:
@@ -237,16 +268,6 @@ class AnyLoopSandbox:
         self.__init__(state["_given"], state["_directory"])  # type: ignore[misc]
 
 
-class FileTooLargeError(OSError):
-    """A file has more bytes than the adapter reads."""
-
-    def __init__(self, path: str, max_bytes: int) -> None:
-        super().__init__(
-            f"{path} has more than {max_bytes} bytes, the limit of the adapter: "
-            "read a part of it with a command, or raise the limit"
-        )
-
-
 def absolute(path: str, directory: str) -> str:
     """Returns the absolute form of a path, which the server requires, without `..`."""
     joined = path if path.startswith("/") else f"{directory.rstrip('/')}/{path}"
@@ -269,15 +290,20 @@ def noted(stderr: str, stdout_truncated: bool, stderr_truncated: bool) -> str:
     return f"{stderr}{separator}[isorun: the end of {names} is missing, which exceeds the limit]\n"
 
 
-def os_error(error: IsorunError) -> OSError:
-    """Returns the exception of Python for a failed operation on a file."""
-    if error.kind == "file_not_found":
-        return FileNotFoundError(str(error))
-    if isinstance(error, IsorunConnectionError):
-        return ConnectionError(str(error))
-    if isinstance(error, IsorunTimeoutError):
-        return TimeoutError(str(error))
-    return OSError(str(error))
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """Converts the exceptions of a failed operation on a file to those of Python."""
+    try:
+        yield
+    except IsorunError as error:
+        kind: type[OSError] = OSError
+        if error.kind == "file_not_found":
+            kind = FileNotFoundError
+        elif isinstance(error, IsorunConnectionError):
+            kind = ConnectionError
+        elif isinstance(error, IsorunTimeoutError):
+            kind = TimeoutError
+        raise kind(str(error)) from error
 
 
 class _BoundedStream(_protocol.ExecStream):

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -23,7 +22,7 @@ from .. import _errors
 from .._async_sandbox import AsyncSandbox
 from .._sandbox import Sandbox
 from .._types import ExecResult
-from ._anyloop import AnyLoopSandbox, absolute, noted, os_error
+from ._anyloop import AnyLoopSandbox, absolute, file_errors, noted
 
 try:
     from google.adk.environment import BaseEnvironment, ExecutionResult
@@ -85,12 +84,12 @@ class IsorunEnvironment(BaseEnvironment):  # type: ignore[misc, unused-ignore]
 
     async def initialize(self) -> None:
         """Creates the sandbox, unless it is created."""
-        await asyncio.to_thread(self._sandbox.create)
+        await self._sandbox.start()
         self._is_initialized = True
 
     async def close(self) -> None:
         """Destroys the sandbox, unless it was created before this object."""
-        await asyncio.to_thread(self._sandbox.destroy)
+        await self._sandbox.stop()
         self._is_initialized = False
 
     async def __aenter__(self) -> IsorunEnvironment:
@@ -148,10 +147,8 @@ class IsorunEnvironment(BaseEnvironment):  # type: ignore[misc, unused-ignore]
         :raises OSError: it cannot be read, or has more than `max_file_bytes`.
         """
         full = absolute(_posix(path), self._working_dir)
-        try:
+        with file_errors():
             return await self._sandbox.read(full, self._max_file_bytes)
-        except _errors.IsorunError as error:
-            raise os_error(error) from error
 
     async def write_file(self, path: str | os.PathLike[str], content: str | bytes) -> None:
         """Writes a file, a text as UTF-8, and creates its parent directories. An existing file
@@ -161,10 +158,8 @@ class IsorunEnvironment(BaseEnvironment):  # type: ignore[misc, unused-ignore]
         """
         full = absolute(_posix(path), self._working_dir)
         data = content.encode() if isinstance(content, str) else content
-        try:
+        with file_errors():
             await self._sandbox.write(full, data)
-        except _errors.IsorunError as error:
-            raise os_error(error) from error
 
 
 def _posix(path: str | os.PathLike[str]) -> str:

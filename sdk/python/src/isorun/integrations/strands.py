@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 import shlex
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -23,7 +23,7 @@ from .. import _errors
 from .._async_sandbox import AsyncSandbox
 from .._sandbox import Sandbox
 from .._types import ExecResult
-from ._anyloop import AnyLoopSandbox, absolute, noted, os_error
+from ._anyloop import AnyLoopSandbox, absolute, file_errors, noted
 
 try:
     from strands import SandboxPathNotFoundError, SandboxTimeoutError
@@ -120,7 +120,7 @@ class IsorunSandbox(PosixShellSandbox):
             self.destroy()
 
     async def __aenter__(self) -> IsorunSandbox:
-        await asyncio.to_thread(self.create)
+        await self._sandbox.start()
         return self
 
     async def __aexit__(
@@ -130,7 +130,7 @@ class IsorunSandbox(PosixShellSandbox):
         traceback: TracebackType | None,
     ) -> None:
         with _unless(error):
-            await asyncio.to_thread(self.destroy)
+            await self._sandbox.stop()
 
     async def execute_streaming(
         self,
@@ -201,11 +201,8 @@ class IsorunSandbox(PosixShellSandbox):
         :raises FileNotFoundError: it does not exist.
         :raises OSError: it cannot be read, or has more than `max_file_bytes`.
         """
-        full = await self._absolute(path)
-        try:
-            return await self._sandbox.read(full, self.max_file_bytes)
-        except _errors.IsorunError as error:
-            raise os_error(error) from error
+        with file_errors():
+            return await self._sandbox.read(await self._absolute(path), self.max_file_bytes)
 
     async def write_file(self, path: str, content: bytes, **kwargs: Any) -> None:
         """Writes a file, and creates its parent directories. An existing file keeps its
@@ -213,11 +210,8 @@ class IsorunSandbox(PosixShellSandbox):
 
         :raises OSError: it cannot be written.
         """
-        full = await self._absolute(path)
-        try:
-            await self._sandbox.write(full, content)
-        except _errors.IsorunError as error:
-            raise os_error(error) from error
+        with file_errors():
+            await self._sandbox.write(await self._absolute(path), content)
 
     async def remove_file(self, path: str, **kwargs: Any) -> None:
         """Removes a file.
@@ -225,13 +219,11 @@ class IsorunSandbox(PosixShellSandbox):
         :raises FileNotFoundError: it does not exist.
         :raises OSError: it cannot be removed: it is a directory, for example.
         """
-        quoted = shlex.quote(await self._absolute(path))
-        # `rm -f` does not ask before it removes a file without write permission.
-        script = f"[ -e {quoted} ] || [ -L {quoted} ] || exit 77; rm -f -- {quoted}"
-        try:
-            done = await self._sandbox.exec(script)
-        except _errors.IsorunError as error:
-            raise os_error(error) from error
+        with file_errors():
+            quoted = shlex.quote(await self._absolute(path))
+            # `rm -f` does not ask before it removes a file without write permission.
+            script = f"[ -e {quoted} ] || [ -L {quoted} ] || exit 77; rm -f -- {quoted}"
+            done = await self._sandbox.run_script(script)
         if done.exit_code == 77:
             raise FileNotFoundError(f"{path} does not exist in the sandbox")
         if done.exit_code != 0:
@@ -244,14 +236,15 @@ class IsorunSandbox(PosixShellSandbox):
         :raises SandboxPathNotFoundError: it does not exist, or is not a directory.
         :raises OSError: it cannot be read.
         """
-        full = await self._absolute(path)
-        try:
-            names = await self._sandbox.ls(full)
-            listed = await self._sandbox.exec(LIST_SCRIPT, cwd=full) if names else None
-        except _errors.IsorunError as error:
-            if error.kind in ("file_not_found", "file_error", "command_not_found"):
-                raise SandboxPathNotFoundError(path) from error
-            raise os_error(error) from error
+        with file_errors():
+            full = await self._absolute(path)
+            try:
+                names = await self._sandbox.ls(full)
+                listed = await self._sandbox.run_script(LIST_SCRIPT, full) if names else None
+            except _errors.IsorunError as error:
+                if error.kind in ("file_not_found", "file_error", "command_not_found"):
+                    raise SandboxPathNotFoundError(path) from error
+                raise
         if listed is None:
             return []
         # An agent sends the names to a model as UTF-8.
@@ -332,7 +325,7 @@ class IsorunSandbox(PosixShellSandbox):
     async def _default_dir(self) -> str:
         """Returns the working directory of the image."""
         if self._image_dir is None:
-            done = await self._sandbox.exec("pwd")
+            done = await self._sandbox.run_script("pwd")
             self._image_dir = done.stdout.removesuffix("\n") or "/"
         return self._image_dir
 
@@ -358,7 +351,7 @@ def _file_infos(names: list[str], listed: ExecResult) -> list[FileInfo]:
     sizes = {
         name: int(size)
         for size, name in zip(fields[::2], fields[1::2], strict=False)
-        if size.strip().isdecimal()
+        if re.fullmatch(r"\n?[0-9]{1,19}", size)
     }
     is_known = listed.exit_code == 0 and not listed.stdout_truncated
     found = set(directories.split("/"))

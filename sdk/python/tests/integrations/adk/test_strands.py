@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isorun import AsyncSandbox, IsorunConnectionError, IsorunError, Sandbox
+from isorun import AsyncSandbox, IsorunConnectionError, IsorunError, Sandbox, SandboxInfo
 from isorun.integrations.strands import IsorunSandbox
 from strands import Agent, SandboxPathNotFoundError, SandboxTimeoutError
 from strands.models import Model
@@ -409,6 +409,7 @@ async def test_the_server_goes_away(server: Any) -> None:
                 await failed
         for refused in (
             sandbox.read_file("/etc/hostname"),
+            sandbox.read_file("relative"),
             sandbox.write_file("/x", b""),
             sandbox.list_files("/"),
             sandbox.remove_file("/x"),
@@ -422,6 +423,50 @@ async def test_the_server_goes_away(server: Any) -> None:
                 print(1 // 0)
     assert sandbox.id is not None
     Sandbox.connect(sandbox.id).destroy()
+
+
+async def test_a_sandbox_that_is_not_awaited_any_more_is_destroyed(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = IsorunSandbox("host", working_dir="/workspace")
+    entered, created = threading.Event(), asyncio.Queue[str]()
+    loop, create = asyncio.get_running_loop(), Sandbox.create
+
+    def observed(self: Sandbox) -> SandboxInfo:
+        entered.set()
+        info = create(self)
+        loop.call_soon_threadsafe(created.put_nowait, info.id)
+        return info
+
+    async def enter() -> None:
+        async with sandbox:
+            pytest.fail("the block has begun")
+
+    monkeypatch.setattr(Sandbox, "create", observed)
+    entering = asyncio.create_task(enter())
+    assert await asyncio.to_thread(entered.wait, 60)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    await asyncio.to_thread(server.wait_until_gone, await created.get())
+    assert sandbox.id is None
+
+
+async def test_a_program_of_the_sandbox_is_not_trusted(
+    configured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isorun.integrations._anyloop.SCRIPT_TIMEOUT", 1.0)
+    async with IsorunSandbox("python:3.12", working_dir="/w") as small:
+        # The programs that the adapter uses are replaced.
+        stat = "#!/bin/sh\nprintf '%05000d/f/' 7; printf 'x/g/-1/h/'\n"
+        await small.write_file("/bin/stat", stat.encode())
+        await small.write_file("/bin/rm", b"#!/bin/sh\nsleep 600\n")
+        await small.write_file("f", b"")
+        code = "import os\nfor name in ('stat', 'rm'): os.chmod('/bin/' + name, 0o755)"
+        assert (await small.execute_code(code, "python3")).exit_code == 0
+        assert FileInfo("f", False, None) in await small.list_files(".")
+        with pytest.raises(TimeoutError):
+            await small.remove_file("f")
 
 
 async def test_the_sandbox_is_destroyed_while_it_is_used(server: Any) -> None:
