@@ -8,9 +8,12 @@ from collections.abc import Sequence
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 EXIT_NOT_EXECUTABLE = 126
-# The exit code for an image without `setpriv`, with a line that says so.
-EXIT_NO_SETPRIV = 96
-NO_SETPRIV = "isorun: no setpriv"
+# The exit code for an image that does not allow it, with a line that says why.
+_EXIT_REFUSED = 96
+_REFUSALS = {
+    "isorun: no setpriv": "the image has no `setpriv` of util-linux",
+    "isorun: not root": "the user of the image is not root, and cannot become another one",
+}
 
 # Runs the arguments after the first one as that user, by name or number. The search path of the
 # image does not apply to what runs as root.
@@ -31,7 +34,10 @@ if [ -z "$name" ]; then
   esac
   uid=$wanted; gid=$wanted; home=/; groups=--clear-groups
 fi
-command -v setpriv >/dev/null || {{ echo "{NO_SETPRIV}" >&2; exit {EXIT_NO_SETPRIV}; }}
+own=$(id -u)
+if [ "$own" = "$uid" ] && [ "$own" != 0 ]; then PATH=$image_path; exec "$@"; fi
+[ "$own" = 0 ] || {{ echo "isorun: not root" >&2; exit {_EXIT_REFUSED}; }}
+command -v setpriv >/dev/null || {{ echo "isorun: no setpriv" >&2; exit {_EXIT_REFUSED}; }}
 HOME=$home; USER=$name; export HOME USER
 exec setpriv --reuid "$uid" --regid "$gid" $groups -- \
   /bin/sh -c 'PATH=$1; shift; exec "$@"' sh "$image_path" "$@"
@@ -39,10 +45,10 @@ exec setpriv --reuid "$uid" --regid "$gid" $groups -- \
 
 
 def as_user(user: str, argv: Sequence[str]) -> list[str]:
-    """Returns the command that runs another one as this user. It must be run as root."""
+    """Returns the command that runs another one as this user."""
     return ["/bin/sh", "-c", _AS_USER, "sh", user, *argv]
 
 
-def lacks_setpriv(exit_code: int, stderr: str) -> bool:
-    """True if the result of such a command says that the image has no `setpriv`."""
-    return exit_code == EXIT_NO_SETPRIV and stderr.strip() == NO_SETPRIV
+def refusal(exit_code: int, stderr: str) -> str | None:
+    """Returns why such a command was not run, if its result says so."""
+    return _REFUSALS.get(stderr.strip()) if exit_code == _EXIT_REFUSED else None

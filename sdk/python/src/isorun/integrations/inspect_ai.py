@@ -28,7 +28,7 @@ from . import _files, _paths
 from ._commands import NOT_STARTED, exec_argv
 from ._connection import is_gone
 from ._missing import framework_missing
-from ._users import EXIT_NOT_EXECUTABLE, SYSTEM_PATH, as_user, lacks_setpriv
+from ._users import EXIT_NOT_EXECUTABLE, SYSTEM_PATH, as_user, refusal
 
 try:
     import anyio
@@ -344,10 +344,8 @@ def _as_text(input: str | bytes | None) -> str | None:
 
 def _checked(result: IsorunResult, user: str | None) -> ExecResult[str]:
     """Returns the result of a command, or raises the exception of the framework for it."""
-    if lacks_setpriv(result.exit_code, result.stderr):
-        raise SandboxUserUnsupportedError(
-            f"commands cannot run as {user!r}: the image has no `setpriv` of util-linux"
-        )
+    if user is not None and (reason := refusal(result.exit_code, result.stderr)):
+        raise SandboxUserUnsupportedError(f"commands cannot run as {user!r}: {reason}")
     if result.exit_code == EXIT_NOT_EXECUTABLE and "ermission denied" in result.stderr:
         raise PermissionError(result.stderr.strip())
     limit = SandboxEnvironmentLimits.MAX_EXEC_OUTPUT_SIZE

@@ -30,7 +30,7 @@ from .._errors import IsorunError, IsorunTimeoutError
 from .._types import ExecBytesResult
 from ._connection import is_gone
 from ._missing import framework_missing
-from ._users import as_user, lacks_setpriv
+from ._users import as_user, refusal
 
 try:
     from agents.sandbox.errors import (
@@ -130,10 +130,10 @@ class IsorunSandboxSession(BaseSandboxSession):
         # Without `sudo`, which images lack.
         argv = as_user(name, self._prepare_exec_command(*command, shell=shell, user=None))
         result = await self._exec_internal(*argv, timeout=timeout)
-        if lacks_setpriv(result.exit_code, result.stderr.decode("utf-8", "replace")):
+        if reason := refusal(result.exit_code, result.stderr.decode("utf-8", "replace")):
             raise ExecTransportError(
                 command=command,
-                message=f"commands cannot run as {name!r}: the image has no `setpriv`",
+                message=f"commands cannot run as {name!r}: {reason}",
                 retryable=False,
             )
         return result
@@ -378,17 +378,23 @@ class IsorunSandboxClient(BaseSandboxClient[IsorunSandboxClientOptions]):
         options = options or IsorunSandboxClientOptions()
         manifest = self._validate_manifest_for_create(manifest or Manifest())
         session_id = uuid.uuid4()
+        snapshot_base = resolve_snapshot(snapshot, str(session_id))
         sandbox = await self._create(options, manifest)
-        state = IsorunSandboxSessionState(
-            session_id=session_id,
-            manifest=manifest,
-            snapshot=resolve_snapshot(snapshot, str(session_id)),
-            exposed_ports=options.exposed_ports,
-            sandbox_id=str(sandbox.id),
-            options=options,
-        )
-        session = IsorunSandboxSession(sandbox, state)
-        return self._wrap_session(session, instrumentation=self._instrumentation)
+        try:
+            state = IsorunSandboxSessionState(
+                session_id=session_id,
+                manifest=manifest,
+                snapshot=snapshot_base,
+                exposed_ports=options.exposed_ports,
+                sandbox_id=str(sandbox.id),
+                options=options,
+            )
+            session = IsorunSandboxSession(sandbox, state)
+            return self._wrap_session(session, instrumentation=self._instrumentation)
+        except BaseException:
+            # No caller knows it, so none could delete it.
+            await sandbox.destroy()
+            raise
 
     async def delete(self, session: SandboxSession) -> SandboxSession:
         inner = session._inner

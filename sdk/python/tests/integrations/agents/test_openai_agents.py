@@ -124,6 +124,18 @@ async def test_other_users(session: SandboxSession) -> None:
     assert (await session.read(Path("mine/file"), user="agent")).read() == b"x"
 
 
+async def test_only_root_becomes_another_user(images: dict[str, str], live_sandboxes: Any) -> None:
+    client = IsorunSandboxClient()
+    manifest = Manifest(root="/home/agent/work")
+    options = IsorunSandboxClientOptions(image=images["user"])
+    session = await client.create(manifest=manifest, options=options)
+    await session.start()
+    assert (await session.exec("id -un", user="agent")).stdout == b"agent\n"
+    with pytest.raises(ExecTransportError, match="'root': the user of the image is not root"):
+        await session.exec("id -un", user="root")
+    await client.delete(session)
+
+
 async def test_timeouts_and_cancelling_kill_commands(session: SandboxSession) -> None:
     started = time.monotonic()
     with pytest.raises(ExecTimeoutError):
