@@ -372,13 +372,7 @@ class Session implements SandboxSession {
     signal: AbortSignal | undefined,
     timeout = 0,
   ): Promise<ExecResult> {
-    const plain = protocol.execute(this.#sandbox.id, command, timeout);
-    const body = { ...plain.body, cwd, ...(env && { env }) };
-    const parse = (content: Buffer): ExecResult => plain.parseResponse(200, content);
-    const { method, target } = plain;
-    const readTimeout = plain.readTimeout ?? protocol.NO_TIMEOUT;
-    const operation = new protocol.Operation(method, target, parse, body, readTimeout);
-    return await this.#transport().send(operation, signal);
+    return await this.#sandbox.exec(command, { cwd, env, signal, timeout });
   }
 
   #download({ path, abortSignal }: PathOptions): OutputStream<Uint8Array, void> {

@@ -28,7 +28,8 @@ export class IsorunError extends Error {
   readonly code: number | undefined;
   /**
    * The name of the error, such as `run_not_found`: the `code` in the body of the response.
-   * Undefined without a response, or if it is of a proxy.
+   * Undefined without a response, or if it is of a proxy. `too_large` is also the name of the
+   * error of a `download` that exceeds its limit.
    */
   readonly kind: string | undefined;
 

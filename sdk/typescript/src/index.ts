@@ -23,19 +23,25 @@ export { type Contexts, type CreateContextOptions } from './contexts.js';
 export { IsorunConnectionError, IsorunError, IsorunTimeoutError } from './errors.js';
 export type {
   CallOptions,
+  CommandOptions,
+  ConnectOptions,
   CreateOptions,
+  DownloadOptions,
   ExecOptions,
   NetworkOptions,
+  OutputOptions,
   RestoreOptions,
   SandboxOptions,
   ServerOptions,
   StreamOptions,
+  WriteBytesOptions,
 } from './options.js';
 export type { OutputStream } from './output-stream.js';
 export { type CodeStreamOptions, type RunCodeOptions, Sandbox } from './sandbox.js';
 export type { Shell, ShellOptions } from './shell.js';
 export {
   type DestroyStats,
+  ExecBytesResult,
   type ExecOutput,
   ExecResult,
   type SandboxInfo,

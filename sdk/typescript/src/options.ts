@@ -69,11 +69,14 @@ export interface SandboxOptions extends ServerOptions {
 /** The options of a new sandbox. */
 export type CreateOptions = SandboxOptions & NetworkOptions;
 
-/** The options of a sandbox that continues from a snapshot. */
-export interface RestoreOptions extends ServerOptions {
+/** The options of a sandbox that exists already. */
+export interface ConnectOptions extends ServerOptions {
   /** The default timeout of a command in seconds, 30 by default; 0 or -1 for no timeout. */
   timeout?: number | undefined;
 }
+
+/** The options of a sandbox that continues from a snapshot. */
+export type RestoreOptions = ConnectOptions;
 
 /** The options of a command whose output is read as a stream. */
 export interface StreamOptions extends CallOptions {
@@ -84,10 +87,41 @@ export interface StreamOptions extends CallOptions {
 }
 
 /**
- * The options of a command. The callbacks are called for each piece of output as it arrives,
- * and awaited if they are asynchronous. If one throws, the command is killed.
+ * The options of a command in a shell. The callbacks are called for each piece of output as it
+ * arrives, and awaited if they are asynchronous. If one throws, the command is killed.
  */
-export interface ExecOptions extends StreamOptions {
+export interface OutputOptions extends StreamOptions {
   onStdout?: ((text: string) => unknown) | undefined;
   onStderr?: ((text: string) => unknown) | undefined;
+}
+
+/** The options of a command that has its own environment, directory and input. */
+export interface CommandOptions extends StreamOptions {
+  /** Additional environment variables of this command. */
+  env?: Readonly<Record<string, string>> | undefined;
+  /** Its working directory, an absolute path; by default that of the image. */
+  cwd?: string | undefined;
+  /**
+   * The content of its standard input; empty by default. A request has at most 1 MiB: write more
+   * than that into a file.
+   */
+  stdin?: string | undefined;
+}
+
+/** The options of a command whose output callbacks can get as it arrives. */
+export interface ExecOptions extends CommandOptions, OutputOptions {}
+
+/** The options of a file that is read. */
+export interface DownloadOptions extends CallOptions {
+  /**
+   * The largest size to accept, in bytes. A longer file is an error of the kind `too_large`, and
+   * is not read to its end.
+   */
+  maxBytes?: number | undefined;
+}
+
+/** The options of a file that is written. */
+export interface WriteBytesOptions extends CallOptions {
+  /** The permissions, such as `0o755`; by default those of the file that exists, or 644. */
+  mode?: number | undefined;
 }

@@ -3,7 +3,8 @@
 import { onAbort } from './abort.js';
 import { IsorunConnectionError, IsorunError } from './errors.js';
 import { type JsonObject, numberOf, parseObject, stringOf } from './json.js';
-import { failure, invalidResponse } from './protocol.js';
+import type { CommandOptions } from './options.js';
+import { commandBody, failure, invalidResponse } from './protocol.js';
 import { ShellSocket } from './shell-socket.js';
 import type { Transport } from './transport.js';
 
@@ -21,7 +22,7 @@ const EXIT_OF_KILLED = 128 + 9;
 export interface Start {
   readonly command: string;
   readonly cwd: string;
-  readonly env: Readonly<Record<string, string>> | undefined;
+  readonly env: CommandOptions['env'];
   /** Whether its standard input stays open. */
   readonly hasInput: boolean;
   readonly signal: AbortSignal | undefined;
@@ -62,9 +63,8 @@ export class Process {
     const { target } = transport;
     const url = `ws${target.url.slice('http'.length)}/v1/runs/${run}/exec/attach`;
     const socket = await ShellSocket.connect(target, url, start.signal);
-    const request: Record<string, unknown> = { command: start.command, cwd: start.cwd, timeout: 0 };
-    if (start.env !== undefined) request['env'] = start.env;
-    socket.send(JSON.stringify(request));
+    const { command, cwd, env } = start;
+    socket.send(JSON.stringify(commandBody({ command, timeout: 0, cwd, env })));
     if (!start.hasInput) socket.send(END_OF_INPUT);
     return new Process(socket, start);
   }

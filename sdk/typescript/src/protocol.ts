@@ -13,9 +13,10 @@ import {
   stringsOf,
 } from './json.js';
 import { decodeName, encodeName } from './names.js';
-import type { CreateOptions } from './options.js';
+import type { CommandOptions, CreateOptions } from './options.js';
 import {
   type DestroyStats,
+  ExecBytesResult,
   type ExecOutput,
   ExecResult,
   type SandboxInfo,
@@ -40,6 +41,8 @@ export class Operation<T> {
   readonly body: JsonObject | undefined;
   /** The longest time without a byte of the response, in seconds; undefined for no limit. */
   readonly readTimeout: number | undefined;
+  /** Whether the output of a command is in base64, in an error response too. */
+  readonly #isEncoded: boolean;
   readonly #parse: (content: Buffer) => T;
 
   constructor(
@@ -48,17 +51,19 @@ export class Operation<T> {
     parse: (content: Buffer) => T,
     body?: JsonObject,
     readTimeout: number | undefined = DEFAULT_TIMEOUT,
+    isEncoded = false,
   ) {
     this.method = method;
     this.target = target;
     this.body = body;
     this.readTimeout = readTimeout === NO_TIMEOUT ? undefined : readTimeout;
+    this.#isEncoded = isEncoded;
     this.#parse = parse;
   }
 
   /** Returns the content of a response, or throws the exception for it. */
   parseResponse(status: number, content: Buffer): T {
-    if (!isSuccess(status)) throw errorResponse(status, content);
+    if (!isSuccess(status)) throw errorResponse(status, content, this.#isEncoded);
     try {
       return this.#parse(content);
     } catch (error) {
@@ -71,7 +76,7 @@ export class Operation<T> {
 }
 
 /** The read timeout of an operation that can take any time. */
-export const NO_TIMEOUT = Number.POSITIVE_INFINITY;
+const NO_TIMEOUT = Number.POSITIVE_INFINITY;
 
 export function isSuccess(status: number): boolean {
   return status >= 200 && status < 300;
@@ -79,6 +84,11 @@ export function isSuccess(status: number): boolean {
 
 export function create(options: CreateOptions): Operation<SandboxInfo> {
   return new Operation('POST', '/v1/runs', info, createBody(options), CREATE_TIMEOUT);
+}
+
+export function get(run: string): Operation<SandboxInfo> {
+  // Encoded, so that a text that is not an id cannot change the path.
+  return new Operation('GET', `/v1/runs/${encodeName(run)}`, info);
 }
 
 export function setTimeout(run: string, seconds: number): Operation<void> {
@@ -123,19 +133,47 @@ export function destroy(run: string): Operation<DestroyStats> {
   return new Operation('DELETE', `/v1/runs/${run}`, destroyStats);
 }
 
-export function execute(
-  run: string,
-  command: string | readonly string[],
-  timeout: number,
-  stream = false,
-): Operation<ExecResult> {
-  const path = `/v1/runs/${run}/exec${stream ? '/stream' : ''}`;
-  const seconds = finite(timeout, 'the timeout');
-  const body = { command, timeout: seconds };
-  return new Operation('POST', path, execResult, body, responseTimeout(seconds, RESPONSE_GRACE));
+/** A command, and what applies to it alone. */
+export interface Command {
+  readonly command: string | readonly string[];
+  /** The timeout in seconds. */
+  readonly timeout: number;
+  readonly env?: CommandOptions['env'];
+  readonly cwd?: CommandOptions['cwd'];
+  readonly stdin?: CommandOptions['stdin'];
 }
 
+/** Returns the body of the request that runs a command. */
+export function commandBody({ command, timeout, env, cwd, stdin }: Command): JsonObject {
+  const body: Record<string, unknown> = { command, timeout: finite(timeout, 'the timeout') };
+  if (env && Object.keys(env).length > 0) body['env'] = env;
+  if (cwd !== undefined) body['cwd'] = cwd;
+  if (stdin !== undefined) body['stdin'] = stdin;
+  return body;
+}
+
+export function execute(run: string, command: Command): Operation<ExecResult> {
+  const timeout = responseTimeout(command.timeout, RESPONSE_GRACE);
+  return new Operation('POST', `/v1/runs/${run}/exec`, execResult, commandBody(command), timeout);
+}
+
+export function executeBytes(run: string, command: Command): Operation<ExecBytesResult> {
+  const body = { ...commandBody(command), encoding: 'base64' };
+  const timeout = responseTimeout(command.timeout, RESPONSE_GRACE);
+  return new Operation('POST', `/v1/runs/${run}/exec`, execBytesResult, body, timeout, true);
+}
+
+export function executeStream(run: string, command: Command): Operation<ExecResult> {
+  const path = `/v1/runs/${run}/exec/stream`;
+  const timeout = responseTimeout(command.timeout, RESPONSE_GRACE);
+  return new Operation('POST', path, execResult, commandBody(command), timeout);
+}
+
+/** `mode` may be that of `stat`, which has 16 bits. The lower nine, the permissions, are sent. */
 export function upload(run: string, path: string, mode?: number): Operation<void> {
+  if (mode !== undefined && !(Number.isInteger(mode) && mode >= 0 && mode < 1 << 16)) {
+    throw new IsorunError(`mode is ${String(mode)}: give permissions as a number, such as 0o644`);
+  }
   const query = mode === undefined ? '' : `&mode=${(mode & 0o777).toString(8)}`;
   const target = `/v1/runs/${run}/files/upload?path=${encodeName(path)}${query}`;
   return new Operation('POST', target, ignore);
@@ -163,8 +201,11 @@ export function finite(value: number, what: string): number {
   return value;
 }
 
-/** Returns the exception for an error response. */
-export function errorResponse(status: number, content: Buffer): IsorunError {
+/**
+ * Returns the exception for an error response. `isEncoded` says whether the output of a command
+ * is in base64.
+ */
+export function errorResponse(status: number, content: Buffer, isEncoded = false): IsorunError {
   let body: JsonObject;
   let message: string;
   let kind: string;
@@ -177,7 +218,10 @@ export function errorResponse(status: number, content: Buffer): IsorunError {
     const text = `the server responded with status ${status}: ${excerpt(content)}`;
     return new IsorunError(text, { code: status });
   }
-  const output = (name: string): string => (typeof body[name] === 'string' ? body[name] : '');
+  const output = (name: string): string => {
+    const text = typeof body[name] === 'string' ? body[name] : '';
+    return isEncoded ? Buffer.from(text, 'base64').toString('utf8') : text;
+  };
   return failure(message, status, kind, output('stdout'), output('stderr'));
 }
 
@@ -199,6 +243,37 @@ export function failure(
 /** Returns the exception for an event or a frame that cannot be understood. */
 export function invalidResponse(data: string, cause: unknown): IsorunError {
   return new IsorunError(`the server sent an invalid response: ${data.slice(0, 200)}`, { cause });
+}
+
+/** The content of a file, up to a limit in bytes. It yields nothing while it arrives. */
+export class BoundedContent extends EventStream<never, Uint8Array> {
+  readonly #maxBytes: number;
+  readonly #chunks: Uint8Array[] = [];
+  #size = 0;
+
+  constructor(maxBytes: number) {
+    super();
+    if (!(maxBytes >= 0)) {
+      throw new IsorunError(`maxBytes is ${String(maxBytes)}: give a number of bytes, from 0`);
+    }
+    this.#maxBytes = maxBytes;
+  }
+
+  override feed(chunk: Uint8Array): never[] {
+    this.#size += chunk.byteLength;
+    if (this.#size > this.#maxBytes) {
+      const text = `the file has more than ${this.#maxBytes} bytes, the limit of this download`;
+      throw new IsorunError(text, { kind: 'too_large' });
+    }
+    this.#chunks.push(chunk);
+    return [];
+  }
+
+  override result(): Uint8Array {
+    return bytesOf(Buffer.concat(this.#chunks));
+  }
+
+  protected override event(): undefined {}
 }
 
 /** A parser of the response to a streamed command. */
@@ -329,6 +404,25 @@ function execResult(content: Buffer): ExecResult {
     body['stdout_truncated'] === true,
     body['stderr_truncated'] === true,
   );
+}
+
+function execBytesResult(content: Buffer): ExecBytesResult {
+  const body = parsed(content);
+  return new ExecBytesResult(
+    numberOf(body, 'exit_code'),
+    decoded(body, 'stdout'),
+    decoded(body, 'stderr'),
+    body['stdout_truncated'] === true,
+    body['stderr_truncated'] === true,
+  );
+}
+
+function decoded(body: JsonObject, name: string): Uint8Array {
+  const text = stringOf(body, name);
+  const bytes = Buffer.from(text, 'base64');
+  // Node.js ignores what is not base64.
+  if (bytes.toString('base64') !== text) throw new TypeError(`${name} is not base64`);
+  return bytesOf(bytes);
 }
 
 function destroyStats(content: Buffer): DestroyStats {

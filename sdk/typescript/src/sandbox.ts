@@ -10,17 +10,28 @@ import { IsorunError } from './errors.js';
 import { setClient } from './internal.js';
 import type {
   CallOptions,
+  CommandOptions,
+  ConnectOptions,
   CreateOptions,
+  DownloadOptions,
   ExecOptions,
   RestoreOptions,
   ServerOptions,
   StreamOptions,
+  WriteBytesOptions,
 } from './options.js';
 import { OutputStream } from './output-stream.js';
 import * as protocol from './protocol.js';
 import { Shell, type ShellOptions } from './shell.js';
 import { Transport } from './transport.js';
-import type { DestroyStats, ExecOutput, ExecResult, SandboxInfo, SnapshotInfo } from './types.js';
+import type {
+  DestroyStats,
+  ExecBytesResult,
+  ExecOutput,
+  ExecResult,
+  SandboxInfo,
+  SnapshotInfo,
+} from './types.js';
 
 /** The default timeout of a command in seconds. */
 const EXEC_TIMEOUT = 30;
@@ -57,7 +68,7 @@ export interface RunCodeOptions extends CodeStreamOptions {
 export class Sandbox {
   /** The id that the server gave the sandbox. */
   readonly id: string;
-  /** The properties that the server returned when it was created. */
+  /** The properties that the server returned when it was created or connected to. */
   readonly info: SandboxInfo;
   /** The default timeout of a command in seconds; 0 or -1 for no timeout. */
   timeout: number;
@@ -85,6 +96,16 @@ export class Sandbox {
     return await Sandbox.#new(options, protocol.restore(snapshotId));
   }
 
+  /**
+   * Returns the existing sandbox with this id, which another program may have created. `await
+   * using` destroys it, like one that `create` has created.
+   *
+   * Rejects if the sandbox does not exist, was destroyed, or belongs to another tenant.
+   */
+  static async connect(sandboxId: string, options: ConnectOptions = {}): Promise<Sandbox> {
+    return await Sandbox.#new(options, protocol.get(sandboxId));
+  }
+
   /** Returns the snapshots on the server, the oldest first. */
   static async snapshots(options: ServerOptions = {}): Promise<SnapshotInfo[]> {
     return await once(options, protocol.snapshots());
@@ -105,13 +126,26 @@ export class Sandbox {
   async exec(command: string | readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
     const { onStdout, onStderr, signal } = options;
     if (onStdout === undefined && onStderr === undefined) {
-      const timeout = options.timeout ?? this.timeout;
-      return await this.#send(protocol.execute(this.#running(), command, timeout), signal);
+      const operation = protocol.execute(this.#running(), this.#command(command, options));
+      return await this.#send(operation, signal);
     }
     const listeners = { stdout: onStdout, stderr: onStderr };
-    return await this.#execute(command, options.timeout, signal, ({ type, text }) =>
+    return await this.#execute(command, options, signal, ({ type, text }) =>
       listeners[type]?.(text),
     );
+  }
+
+  /**
+   * Runs a command as `exec` does, and returns its output byte for byte.
+   *
+   * The output in an `IsorunTimeoutError` is text nevertheless.
+   */
+  async execBytes(
+    command: string | readonly string[],
+    options: CommandOptions = {},
+  ): Promise<ExecBytesResult> {
+    const operation = protocol.executeBytes(this.#running(), this.#command(command, options));
+    return await this.#send(operation, options.signal);
   }
 
   /**
@@ -120,10 +154,10 @@ export class Sandbox {
    */
   execStream(
     command: string | readonly string[],
-    options: StreamOptions = {},
+    options: CommandOptions = {},
   ): OutputStream<ExecOutput, ExecResult> {
     return new OutputStream(
-      (listen, signal) => this.#execute(command, options.timeout, signal, listen),
+      (listen, signal) => this.#execute(command, options, signal, listen),
       options.signal,
     );
   }
@@ -191,8 +225,12 @@ export class Sandbox {
   }
 
   /** Reads a file of the sandbox. */
-  async download(remotePath: string, options: CallOptions = {}): Promise<Uint8Array> {
-    return await this.#send(protocol.download(this.#running(), remotePath), options.signal);
+  async download(remotePath: string, options: DownloadOptions = {}): Promise<Uint8Array> {
+    const { maxBytes, signal } = options;
+    const operation = protocol.download(this.#running(), remotePath);
+    if (maxBytes === undefined) return await this.#send(operation, signal);
+    const content = new protocol.BoundedContent(maxBytes);
+    return await this.#transport.stream(operation, content, signal, () => {});
   }
 
   /** Writes a file in the sandbox, as UTF-8, and creates the parent directories. */
@@ -202,8 +240,22 @@ export class Sandbox {
         'the text cannot be written as UTF-8: it contains half of a UTF-16 pair',
       );
     }
-    const operation = protocol.upload(this.#running(), remotePath);
-    await this.#send(operation, options.signal, Buffer.from(text));
+    await this.writeBytes(remotePath, Buffer.from(text), { signal: options.signal });
+  }
+
+  /**
+   * Writes a file in the sandbox, and creates the parent directories.
+   *
+   * A file that exists is replaced at once, when all of the content has arrived; through a
+   * symbolic link its target is replaced.
+   */
+  async writeBytes(
+    remotePath: string,
+    content: Uint8Array,
+    options: WriteBytesOptions = {},
+  ): Promise<void> {
+    const operation = protocol.upload(this.#running(), remotePath, options.mode);
+    await this.#send(operation, options.signal, content);
   }
 
   /**
@@ -277,6 +329,14 @@ export class Sandbox {
     return this.#stats;
   }
 
+  /**
+   * Closes the connections to the server, each when its request has ended. The sandbox continues
+   * to exist, and a further operation opens new ones. Shells have connections of their own.
+   */
+  async close(): Promise<void> {
+    this.#transport.close();
+  }
+
   /** Destroys the sandbox, if it still exists. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
@@ -292,7 +352,7 @@ export class Sandbox {
   }
 
   static async #new(
-    options: RestoreOptions,
+    options: ConnectOptions,
     operation: protocol.Operation<SandboxInfo>,
   ): Promise<Sandbox> {
     protocol.finite(options.timeout ?? EXEC_TIMEOUT, 'timeout');
@@ -321,14 +381,20 @@ export class Sandbox {
     return this.#transport.send(operation, signal, content);
   }
 
+  #command(
+    command: string | readonly string[],
+    { timeout, env, cwd, stdin }: CommandOptions,
+  ): protocol.Command {
+    return { command, timeout: timeout ?? this.timeout, env, cwd, stdin };
+  }
+
   async #execute(
     command: string | readonly string[],
-    timeout: number | undefined,
+    options: CommandOptions,
     signal: AbortSignal | undefined,
     listen: (output: ExecOutput) => unknown,
   ): Promise<ExecResult> {
-    const seconds = timeout ?? this.timeout;
-    const operation = protocol.execute(this.#running(), command, seconds, true);
+    const operation = protocol.executeStream(this.#running(), this.#command(command, options));
     return await this.#transport.stream(operation, new protocol.ExecEvents(), signal, listen);
   }
 

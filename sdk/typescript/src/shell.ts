@@ -3,7 +3,7 @@
 import { onAbort } from './abort.js';
 import type { Target } from './config.js';
 import { IsorunConnectionError, IsorunError, IsorunTimeoutError } from './errors.js';
-import type { CallOptions, ExecOptions, StreamOptions } from './options.js';
+import type { CallOptions, OutputOptions, StreamOptions } from './options.js';
 import { OutputStream } from './output-stream.js';
 import { DEFAULT_TIMEOUT, finite, RESPONSE_GRACE } from './protocol.js';
 import { address, connectionLost, ShellState } from './shell-protocol.js';
@@ -68,7 +68,7 @@ export class Shell {
    * be run. After a timeout, which rejects with `IsorunTimeoutError`, the shell remains usable.
    * So it does after the signal has interrupted the command.
    */
-  run(command: string, options: ExecOptions = {}): Promise<ExecResult> {
+  run(command: string, options: OutputOptions = {}): Promise<ExecResult> {
     const listeners = { stdout: options.onStdout, stderr: options.onStderr };
     return this.#execute(command, options.timeout, options.signal, ({ type, text }) =>
       listeners[type]?.(text),

@@ -18,12 +18,12 @@ export interface SandboxInfo {
   readonly portUrl: string;
 }
 
-/** The result of a command. */
-export class ExecResult {
+/** The result of a command. `T` is the type of its output. */
+class CommandResult<T> {
   /** The exit code, as in a shell: 128 plus the signal's number if a signal killed it. */
   readonly exitCode: number;
-  readonly stdout: string;
-  readonly stderr: string;
+  readonly stdout: T;
+  readonly stderr: T;
   /** True if the end of `stdout` is missing, since the server limits its size. */
   readonly stdoutTruncated: boolean;
   /** True if the end of `stderr` is missing. */
@@ -31,8 +31,8 @@ export class ExecResult {
 
   constructor(
     exitCode: number,
-    stdout: string,
-    stderr: string,
+    stdout: T,
+    stderr: T,
     stdoutTruncated = false,
     stderrTruncated = false,
   ) {
@@ -48,6 +48,12 @@ export class ExecResult {
     return this.exitCode === 0;
   }
 }
+
+/** The result of a command. */
+export class ExecResult extends CommandResult<string> {}
+
+/** The result of a command, with its output byte for byte. */
+export class ExecBytesResult extends CommandResult<Uint8Array> {}
 
 /** A piece of a command's output. */
 export interface ExecOutput {

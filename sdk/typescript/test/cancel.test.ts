@@ -16,6 +16,7 @@ test('cancelling kills the command', async () => {
   for (const run of [
     (signal: AbortSignal) => sb.exec(command, { timeout: 0, signal }),
     (signal: AbortSignal) => sb.exec(command, { timeout: 0, signal, onStdout: () => {} }),
+    (signal: AbortSignal) => sb.execBytes(command, { timeout: 0, signal }),
     (signal: AbortSignal) => sb.execStream(command, { timeout: 0, signal }).result(),
     async (signal: AbortSignal) => {
       for await (const _ of sb.execStream(command, { timeout: 0, signal }));
@@ -54,10 +55,13 @@ test('a signal that has fired, or a deadline, cancels', async () => {
   await assert.rejects(Sandbox.create({ image: 'host', signal }), aborted);
   await assert.rejects(Sandbox.snapshots({ signal }), aborted);
   await assert.rejects(Sandbox.restore('x', { signal }), aborted);
+  await assert.rejects(Sandbox.connect(sb.id, { signal }), aborted);
   await assert.rejects(sb.exec('touch /tmp/started', { signal }), aborted);
   await assert.rejects(sb.execStream('touch /tmp/started', { signal }).result(), aborted);
   await assert.rejects(sb.runCode('open("/tmp/started", "w")', { signal }), aborted);
   await assert.rejects(sb.writeText('/tmp/started', '', { signal }), aborted);
+  await assert.rejects(sb.writeBytes('/tmp/started', new Uint8Array(), { signal }), aborted);
+  await assert.rejects(sb.download('/etc/hosts', { signal, maxBytes: 1 }), aborted);
   await assert.rejects(sb.uploadFile(process.execPath, '/tmp/started', { signal }), aborted);
   await assert.rejects(sb.shell().run('touch /tmp/started', { signal }), aborted);
   for (const call of [

@@ -160,7 +160,8 @@ test('both forms have the same names, and accept the errors of each other', asyn
   );
   assert.equal(
     printed,
-    'ExecResult Execution IsorunConnectionError IsorunError IsorunTimeoutError Result Sandbox\n',
+    'ExecBytesResult ExecResult Execution IsorunConnectionError IsorunError IsorunTimeoutError ' +
+      'Result Sandbox\n',
   );
 });
 

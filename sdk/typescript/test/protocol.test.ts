@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import {
+  ExecBytesResult,
   ExecResult,
   IsorunConnectionError,
   IsorunError,
@@ -12,7 +13,16 @@ import {
 } from '@isorun/sdk';
 
 import { decodeName, encodeName } from '../dist/esm/names.js';
-import { create, errorResponse, ExecEvents, execute } from '../dist/esm/protocol.js';
+import {
+  BoundedContent,
+  create,
+  errorResponse,
+  ExecEvents,
+  execute,
+  executeBytes,
+  get,
+  upload,
+} from '../dist/esm/protocol.js';
 import { ShellState } from '../dist/esm/shell-protocol.js';
 
 const EVENTS = Buffer.from(
@@ -87,7 +97,8 @@ test('error responses are parsed', () => {
   assert.match(proxy.message, /Bad Gateway/);
   for (const content of ['[]', '{}', '{"exit_code":"0","stdout":"","stderr":""}', '\xff']) {
     assert.throws(
-      () => execute('run0', 'true', 1).parseResponse(200, Buffer.from(content)),
+      () =>
+        execute('run0', { command: 'true', timeout: 1 }).parseResponse(200, Buffer.from(content)),
       (error) =>
         error instanceof IsorunError &&
         error.code === 200 &&
@@ -95,6 +106,64 @@ test('error responses are parsed', () => {
       content,
     );
   }
+});
+
+test('output in base64 is decoded in results and errors', () => {
+  const command = {
+    command: ['cat'],
+    timeout: 5,
+    env: { A: 'b' },
+    cwd: '/srv',
+    stdin: 'in',
+  };
+  const operation = executeBytes('run0', command);
+  assert.deepEqual(operation.body, { ...command, encoding: 'base64' });
+  assert.deepEqual(execute('run0', command).body, command);
+  // What was not given is not sent.
+  const plain = { command: 'true', timeout: 5 };
+  assert.deepEqual(execute('run0', { ...plain, env: {}, cwd: undefined }).body, plain);
+  const response = (body: object): Buffer => Buffer.from(JSON.stringify(body));
+  const done = { exit_code: 0, stdout: '/wA=', stderr: '', stdout_truncated: true };
+  const result = operation.parseResponse(200, response(done));
+  assert.deepEqual(
+    result,
+    new ExecBytesResult(0, Uint8Array.of(0xff, 0), new Uint8Array(), true, false),
+  );
+  const late = { error: 'too late', code: 'exec_timeout', stdout: 'b2sK', stderr: '/w==' };
+  assert.throws(
+    () => operation.parseResponse(504, response(late)),
+    (error) => {
+      assert.ok(error instanceof IsorunTimeoutError, String(error));
+      assert.deepEqual([error.stdout, error.stderr], ['ok\n', '\ufffd']);
+      return true;
+    },
+  );
+  for (const stdout of ['%', '/w', '/wA=x', 1, null]) {
+    assert.throws(
+      () => operation.parseResponse(200, response({ ...done, stdout })),
+      (error) => error instanceof IsorunError && /invalid response/.test(error.message),
+      String(stdout),
+    );
+  }
+});
+
+test('the content of a file is limited', () => {
+  const content = new BoundedContent(5);
+  for (const part of ['ab', 'cde']) assert.deepEqual(content.feed(Buffer.from(part)), []);
+  assert.deepEqual(content.result(), new Uint8Array(Buffer.from('abcde')));
+  assert.throws(
+    () => content.feed(Buffer.from('f')),
+    (error) =>
+      error instanceof IsorunError &&
+      error.kind === 'too_large' &&
+      /more than 5 bytes/.test(error.message),
+  );
+  assert.equal(new BoundedContent(0).result().byteLength, 0);
+});
+
+test('an id cannot change the path of a request', () => {
+  assert.equal(get('run0').target, '/v1/runs/run0');
+  assert.equal(get('../snapshots?x=1#y').target, '/v1/runs/..%2Fsnapshots%3Fx%3D1%23y');
 });
 
 test('errors are told apart', () => {
@@ -122,10 +191,17 @@ test('invalid options are refused before anything is sent', async () => {
   // @ts-expect-error: a profile and lists exclude each other.
   assert.throws(() => create(both), /exclude each other/);
   for (const timeout of [Number.NaN, Number.POSITIVE_INFINITY]) {
-    assert.throws(() => execute('run0', 'true', timeout), /finite number/);
+    assert.throws(() => execute('run0', { command: 'true', timeout }), /finite number/);
     // The server could not be reached.
     const options = { image: 'host', timeout, apiUrl: 'http://127.0.0.1:1', apiKey: 'k' };
     await assert.rejects(Sandbox.create(options), /finite number/);
+    await assert.rejects(Sandbox.connect('run0', options), /finite number/);
+  }
+  for (const mode of [-1, 0.5, 2 ** 32, Number.NaN]) {
+    assert.throws(() => upload('run0', '/file', mode), /such as 0o644/);
+  }
+  for (const maxBytes of [-1, Number.NaN]) {
+    assert.throws(() => new BoundedContent(maxBytes), /maxBytes/);
   }
 });
 

@@ -6,6 +6,8 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 /** A relay that runs. */
 export interface Relay extends AsyncDisposable {
   readonly url: string;
+  /** Returns how many connections of clients are open. */
+  connections(): number;
   /** Refuses new connections, and breaks those that exist. */
   stop(): Promise<void>;
 }
@@ -14,7 +16,10 @@ export interface Relay extends AsyncDisposable {
 export async function relay(target: string): Promise<Relay> {
   const { hostname, port } = new URL(target);
   const sockets = new Set<Socket>();
+  const clients = new Set<Socket>();
   const listener = createServer((client) => {
+    clients.add(client);
+    client.on('close', () => clients.delete(client));
     const server = connect(Number(port), hostname);
     for (const [socket, other] of [
       [client, server],
@@ -39,5 +44,10 @@ export async function relay(target: string): Promise<Relay> {
     await closed;
   };
   const { port: own } = listener.address() as AddressInfo;
-  return { url: `http://127.0.0.1:${own}`, stop, [Symbol.asyncDispose]: stop };
+  return {
+    url: `http://127.0.0.1:${own}`,
+    connections: () => clients.size,
+    stop,
+    [Symbol.asyncDispose]: stop,
+  };
 }

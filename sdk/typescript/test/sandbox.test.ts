@@ -10,6 +10,7 @@ import { inspect } from 'node:util';
 
 import {
   type CreateOptions,
+  ExecBytesResult,
   ExecResult,
   IsorunConnectionError,
   IsorunError,
@@ -63,6 +64,7 @@ test('a sandbox is created, used and destroyed', async () => {
   assert.equal(await sb.destroy(), stats);
   const gone = refusal(404, 'run_destroyed', /is destroyed/);
   await assert.rejects(sb.exec('true'), gone);
+  await assert.rejects(sb.execBytes('true'), gone);
   await assert.rejects(sb.runCode('1'), gone);
   await assert.rejects(sb.execStream('true').result(), gone);
   for (const use of [() => sb.contexts, () => sb.shell(), () => sb.url(80)])
@@ -219,6 +221,81 @@ test('files', async () => {
   });
   await assert.rejects(sb.writeText('/tmp/half', '\ud83d'), /half of a UTF-16 pair/);
   assert.deepEqual((await sb.ls('/tmp')).sort(), ['empty', 'odd']);
+});
+
+test('a command gets its environment, directory and input', async () => {
+  await using sb = await Sandbox.create({ image: 'host', env: { A: 'of the sandbox' } });
+  const script = `printf '%s,%s,' "$A" "$PWD"; cat`;
+  const options = { env: { A: 'mine' }, cwd: '/tmp', stdin: 'caf\u00e9\n' };
+  const result = await sb.exec(['sh', '-c', script], options);
+  assert.equal(result.stdout, 'mine,/tmp,caf\u00e9\n');
+  // Only of that command.
+  assert.equal((await sb.exec('echo $A; cat')).stdout, 'of the sandbox\n');
+  const called: string[] = [];
+  await sb.exec(script, { ...options, onStdout: (text) => called.push(text) });
+  assert.equal(called.join(''), result.stdout);
+  const streamed = sb.execStream('echo $A; pwd; cat', { env: { A: 'b' }, cwd: '/usr', stdin: 'c' });
+  assert.equal((await streamed.result()).stdout, 'b\n/usr\nc');
+  for (const use of [
+    () => sb.exec('true', { cwd: '/missing' }),
+    () => sb.execBytes('true', { cwd: '/missing' }),
+    () => sb.execStream('true', { cwd: '/missing' }).result(),
+  ]) {
+    await assert.rejects(use, (error) => {
+      assert.ok(error instanceof IsorunError, String(error));
+      assert.equal(error.kind, 'command_not_found');
+      return true;
+    });
+  }
+  const invalid = refusal(400, 'invalid_request');
+  await assert.rejects(sb.exec('true', { cwd: 'tmp' }), invalid);
+  await assert.rejects(sb.exec('true', { env: { 'A=B': '' } }), invalid);
+  await assert.rejects(sb.exec('cat', { stdin: 'half \ud83d' }), invalid);
+  const large = 'x'.repeat(1_000_000);
+  assert.equal((await sb.exec('wc -c', { stdin: large })).stdout.trim(), '1000000');
+  await assert.rejects(sb.exec('wc -c', { stdin: large + large }), refusal(413, 'too_large'));
+});
+
+test('bytes are exact', async () => {
+  const every = Uint8Array.from({ length: 256 }, (_, n) => n);
+  await using sb = await Sandbox.create({ image: 'host' });
+  await sb.writeBytes('/job/every', every, { mode: 0o750 });
+  assert.deepEqual(await sb.download('/job/every'), every);
+  const result = await sb.execBytes('cat every; cat every >&2; exit 3', { cwd: '/job' });
+  assert.deepEqual(result, new ExecBytesResult(3, every, every));
+  assert.equal(result.ok, false);
+  const echoed = await sb.execBytes('printf $A; cat', { env: { A: 'a' }, stdin: 'caf\u00e9' });
+  assert.equal(Buffer.from(echoed.stdout).toString(), 'acaf\u00e9');
+  assert.deepEqual(await sb.download('/job/every', { maxBytes: 256 }), every);
+  await assert.rejects(sb.download('/job/every', { maxBytes: 255 }), (error) => {
+    assert.ok(error instanceof IsorunError, String(error));
+    assert.match(error.message, /more than 255 bytes/);
+    assert.deepEqual([error.code, error.kind], [undefined, 'too_large']);
+    return true;
+  });
+  // A longer file is not read to its end, which would take minutes.
+  assert.ok((await sb.exec('truncate -s 100G /job/sparse')).ok);
+  const start = performance.now();
+  const sparse = sb.download('/job/sparse', { maxBytes: 5_000_000 });
+  await assert.rejects(sparse, { kind: 'too_large' });
+  assert.ok(performance.now() - start < 10_000);
+  const nothing = sb.download('/nothing', { maxBytes: 1 });
+  await assert.rejects(nothing, refusal(404, 'file_not_found'));
+  // Permissions are kept, and the target of a link is replaced.
+  assert.ok((await sb.exec('ln -s every /job/link')).ok);
+  await sb.writeBytes('/job/link', Buffer.from('new'));
+  const kept = await sb.exec('cat every; stat -c %a every', { cwd: '/job' });
+  assert.equal(kept.stdout, 'new750\n');
+  // More than is sent with the head of a request.
+  const large = new Uint8Array(3_000_000).fill(7);
+  await sb.writeBytes('/job/large', large);
+  assert.ok(Buffer.from(large).equals(await sb.download('/job/large')));
+  const late = sb.execBytes('echo begun; sleep 1000', { timeout: 0.3 });
+  await assert.rejects(late, (error) => {
+    assert.ok(error instanceof IsorunTimeoutError, String(error));
+    assert.equal(error.stdout, 'begun\n');
+    return true;
+  });
 });
 
 test('an upload that is refused early says why', async () => {

@@ -6,6 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { IsorunError, IsorunTimeoutError, Sandbox } from '@isorun/sdk';
 
+import { server, until } from './environment.js';
+import { relay } from './relay.js';
+
 async function textOf(sandbox: Sandbox, path: string): Promise<string> {
   return Buffer.from(await sandbox.download(path)).toString();
 }
@@ -69,6 +72,49 @@ test('a request resumes a hibernated sandbox', async () => {
   await sb.writeText('/job/file', 'kept');
   await sb.hibernate();
   assert.equal(await textOf(sb, '/job/file'), 'kept');
+});
+
+test('an existing sandbox is used by its id', async () => {
+  await using sb = await Sandbox.create({ image: 'host', memMib: 300 });
+  await sb.writeText('/job/file', 'kept');
+  await using between = await relay(server().url);
+  const options = { apiUrl: between.url, apiKey: server().key, timeout: 7 };
+  const other = await Sandbox.connect(sb.id, options);
+  assert.deepEqual([other.id, other.info, other.timeout], [sb.id, sb.info, 7]);
+  assert.equal(await textOf(other, '/job/file'), 'kept');
+  assert.equal(between.connections(), 1);
+  await other.close();
+  await until(() => between.connections() === 0);
+  // Only the connections were closed.
+  assert.equal((await other.exec('echo still')).stdout, 'still\n');
+  assert.equal(between.connections(), 1);
+  // A call that runs is not disturbed.
+  const running = other.exec('while [ ! -e /tmp/go ]; do sleep 0.05; done; echo end');
+  await sb.exec('while ! pgrep -x sleep; do sleep 0.05; done');
+  await other.close();
+  await sb.writeText('/tmp/go', '');
+  assert.equal((await running).stdout, 'end\n');
+  await sb.hibernate();
+  const hibernated = await Sandbox.connect(sb.id);
+  assert.equal(hibernated.info.status, 'hibernated');
+  await hibernated.resume();
+  assert.equal(await textOf(hibernated, '/job/file'), 'kept');
+  await hibernated.close();
+  {
+    await using _ = other;
+  }
+  const kinds: [string, string][] = [
+    [sb.id, 'run_destroyed'],
+    ['run0123456789abcdef', 'run_not_found'],
+    ['../snapshots', 'run_not_found'],
+  ];
+  for (const [id, kind] of kinds) {
+    await assert.rejects(Sandbox.connect(id), (error) => {
+      assert.ok(error instanceof IsorunError, String(error));
+      assert.deepEqual([error.code, error.kind], [404, kind], error.message);
+      return true;
+    });
+  }
 });
 
 test('snapshots', async () => {

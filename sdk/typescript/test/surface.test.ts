@@ -86,6 +86,7 @@ test('results have the same fields', async () => {
   const values = {
     SandboxInfo: sb.info,
     ExecResult: await sb.exec('true'),
+    ExecBytesResult: await sb.execBytes('true'),
     SnapshotInfo: found,
     Context: (await sb.contexts.list())[0],
     Execution: failed,
