@@ -232,24 +232,19 @@ class Session implements SandboxSession {
   };
 
   readonly readBinaryFile = async (options: PathOptions): Promise<Uint8Array | null> => {
-    const chunks: Uint8Array[] = [];
-    let length = 0;
+    const { path, abortSignal: signal } = options;
+    const maxBytes = this.#maxFileBytes;
     try {
-      for await (const chunk of this.#download(options)) {
-        chunks.push(chunk);
-        length += chunk.byteLength;
-        if (length > this.#maxFileBytes) {
-          throw new IsorunError(
-            `${options.path} has more than ${this.#maxFileBytes} bytes, the limit of the session: ` +
-              'read a part of it with a command, or raise maxFileBytes',
-          );
-        }
-      }
+      return await this.#sandbox.download(this.#resolve(path), { maxBytes, signal });
     } catch (error) {
       if (isKind(error, 'file_not_found')) return null;
-      throw error;
+      if (!isKind(error, 'too_large')) throw error;
+      throw new IsorunError(
+        `${path} has more than ${maxBytes} bytes, the limit of the session: read a part of it ` +
+          'with a command, or raise maxFileBytes',
+        { kind: 'too_large', cause: error },
+      );
     }
-    return new Uint8Array(Buffer.concat(chunks));
   };
 
   readonly readTextFile = async (options: TextOptions): Promise<string | null> => {

@@ -395,7 +395,11 @@ test('a file without end is not read', async () => {
   const options = { workingDirectory, maxFileBytes: 100_000 };
   const small = await createSandboxSession(sandbox, options);
   await small.run({ command: 'truncate -s 4G huge; truncate -s 100000 limit' });
-  await assert.rejects(small.readBinaryFile({ path: 'huge' }), /more than 100000 bytes/);
+  await assert.rejects(small.readBinaryFile({ path: 'huge' }), (error) => {
+    assert.ok(error instanceof IsorunError, String(error));
+    assert.equal(error.kind, 'too_large');
+    return /huge has more than 100000 bytes.*maxFileBytes/.test(error.message);
+  });
   await assert.rejects(small.readTextFile({ path: 'huge' }), /more than 100000 bytes/);
   assert.equal((await small.readBinaryFile({ path: 'limit' }))?.byteLength, 100_000);
   // A stream is read as far as its reader wants.
