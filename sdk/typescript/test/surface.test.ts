@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { before, test } from 'node:test';
 
 import { Execution, Result, Sandbox } from '@isorun/sdk';
+import ts from 'typescript';
 
 import { VERSION } from '../dist/esm/version.js';
 import { finish, PACKAGE, REPOSITORY, required } from './environment.js';
@@ -25,6 +26,8 @@ interface Surface {
 const RENAMED: Record<string, string> = { toJson: 'toJSON' };
 /** Streams that a loop reads, where Python has only callbacks. */
 const STREAMS = ['runCodeStream', 'runStream'];
+/** A stream is read by a loop here, and by callbacks in Python. */
+const CALLBACKS_OF_STREAM = ['onStdout', 'onStderr'];
 
 let python: Surface;
 
@@ -54,6 +57,56 @@ function membersOf(prototype: object): string[] {
   const own = Object.getOwnPropertyNames(prototype);
   return own.filter((name) => name !== 'constructor' && !STREAMS.includes(name)).sort();
 }
+
+/**
+ * Returns the parameters of each method of a class, and the options in an object of options, as
+ * declared.
+ */
+function parametersOf(module: string, name: string): Map<string, Set<string>> {
+  const file = join(PACKAGE, `dist/esm/${module}.d.ts`);
+  const options = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.NodeNext };
+  const program = ts.createProgram([file], { ...options, strict: true, types: ['node'] });
+  const checker = program.getTypeChecker();
+  const source = program.getSourceFile(file);
+  const isWanted = (node: ts.Statement): node is ts.ClassDeclaration =>
+    ts.isClassDeclaration(node) && node.name?.text === name;
+  const declaration = source?.statements.find(isWanted);
+  assert.ok(declaration, `${file} declares no ${name}`);
+  const found = new Map<string, Set<string>>();
+  for (const member of declaration.members) {
+    if (!ts.isMethodDeclaration(member)) continue;
+    const names = member.parameters.flatMap((parameter) => {
+      const type = checker.getNonNullableType(checker.getTypeAtLocation(parameter));
+      const isOptions = parameter.name.getText() === 'options';
+      return isOptions
+        ? checker.getPropertiesOfType(type).map((option) => option.name)
+        : parameter.name.getText();
+    });
+    found.set(member.name.getText(), new Set(names));
+  }
+  return found;
+}
+
+test('methods have the same parameters', () => {
+  let compared = 0;
+  for (const [name, members] of Object.entries(python.classes)) {
+    const declared = parametersOf(name.toLowerCase(), name);
+    for (const [method, parameters] of Object.entries(members)) {
+      // A property has none, and `create` of Python has the options of its constructor.
+      if (parameters === null || (name === 'Sandbox' && method === 'create')) continue;
+      const own = declared.get(camel(method));
+      assert.ok(own, `${name}.${method}`);
+      const isStream = method === 'exec_stream';
+      const expected = parameters
+        .map(camel)
+        .filter((parameter) => !(isStream && CALLBACKS_OF_STREAM.includes(parameter)));
+      const missing = expected.filter((parameter) => !own.has(parameter));
+      assert.deepEqual(missing, [], `${name}.${method}`);
+      compared += expected.length;
+    }
+  }
+  assert.ok(compared >= 50, `${compared} parameters`);
+});
 
 test('classes have the same methods', async () => {
   const statics = Object.getOwnPropertyNames(Sandbox).filter(
