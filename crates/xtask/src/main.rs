@@ -37,6 +37,7 @@ mod guests;
 mod integrations;
 mod linux;
 mod node;
+mod pack;
 mod process;
 mod progress;
 mod python_library;
@@ -86,7 +87,7 @@ enum Command {
     /// Install missing tools, then run a benchmark and print its table
     Bench(bench::BenchArgs),
     /// Build the npm packages, as they are published, into target/npm
-    Pack(node::PackArgs),
+    Pack(pack::PackArgs),
     /// Build the Python package, a wheel with both runtimes in it, into target/wheels
     Wheel(wheel::WheelArgs),
     /// Pack the runtimes for a release, with their digests, into target/archives
@@ -124,7 +125,7 @@ fn run(command: Command) -> Result<()> {
         Command::Format => format::write(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Pack(args) => node::pack_for_release(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Wheel(args) => wheel::run(&args),
         Command::Archives(args) => archive::run(&args),
         Command::Release(args) => release::run(&args),

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::digest::Inputs;
-use crate::{archive, guests, process, progress, rust_calls, setup, stamp, typescript, workspace};
+use crate::{archive, process, progress, rust_calls, setup, stamp, workspace};
 
 const SOURCE: &str = "crates/isola-node";
 
@@ -26,20 +26,6 @@ pub enum Profile {
     Release,
     /// The profile of `cargo bench` and of the benchmark of the Python package.
     Bench,
-}
-
-#[derive(clap::Args)]
-pub struct PackArgs {}
-
-/// Runs `cargo xtask pack`: creates the packages for publishing in `target/npm`.
-pub fn pack_for_release(_: &PackArgs) -> Result<()> {
-    guests::ensure()?;
-    build(Profile::Release)?;
-    let sdk = typescript::pack()?;
-    for archive in pack(Profile::Release)?.into_iter().chain([sdk]) {
-        println!("{}", archive.display());
-    }
-    Ok(())
 }
 
 /// Runs the tests on packages that npm has packed and installed into an empty
