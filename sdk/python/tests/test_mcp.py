@@ -181,6 +181,8 @@ async def test_pictures(server: Server) -> None:
             pictures = [block for block in result.content if block.type == "image"]
             assert [picture.mime_type for picture in pictures] == ["image/png"]
             assert base64.b64decode(pictures[0].data) == png()
+        text, _ = await call(client, "read_file", path="/p.png", encoding="base64")
+        assert base64.b64decode(text) == png()
 
 
 async def test_copies_and_checkpoints(server: Server) -> None:

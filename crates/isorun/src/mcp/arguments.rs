@@ -103,7 +103,7 @@ pub struct ReadFile {
     /// The maximum number of bytes to read; by default as many as a result may contain.
     #[serde(default)]
     pub limit: Option<u64>,
-    /// `utf-8` for text, `base64` for other bytes. A whole picture is returned as a picture.
+    /// `utf-8` for text or a whole picture, `base64` for any bytes.
     #[serde(default)]
     pub encoding: FileEncoding,
 }
