@@ -58,9 +58,10 @@ class IsolaPythonExecutor(PythonExecutor):
 
     The steps share their variables and files. With `additional_authorized_imports` the code
     may import only these modules and those that smolagents always allows, which all have to be
-    in the sandbox; by default it may import everything that the sandbox has. A step is interrupted after `timeout_seconds`,
-    tools included, and keeps its variables. Beyond another limit the sandbox is closed, and
-    the next step begins in a new one, which has the tools and the variables of the agent.
+    in the sandbox; by default it may import everything that the sandbox has. A step is
+    interrupted after `timeout_seconds`, tools included, and keeps its variables. Beyond another
+    limit the sandbox is closed, and the next step begins in a new one, which has the tools and
+    the variables of the agent.
 
     Without a `template` one is built when it is first needed. The other options are those of
     a sandbox. Each agent needs its own executor.
