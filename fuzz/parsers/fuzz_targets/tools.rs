@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
 
 #[path = "../../../crates/isorun/src/mcp/arguments.rs"]
+#[allow(dead_code, reason = "the tools themselves are not compiled here")]
 mod arguments;
 #[path = "../../../crates/isorun/src/mcp/excerpt.rs"]
 mod excerpt;
