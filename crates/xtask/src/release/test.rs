@@ -52,6 +52,9 @@ impl Tests {
         step("the bill of materials is valid and complete", || self.bill_of_materials())?;
         step("the wheel of isola runs the sample of the README", || self.isola_in_python())?;
         step("the npm packages run the sample of the README", || self.isola_in_node())?;
+        step("the TypeScript package is installed, and looks for a server", || {
+            self.typescript_package()
+        })?;
         step("the archives work in a fresh Debian", || self.archives())?;
         step("the package installs in a fresh Debian, works, and is purged", || self.package())?;
         step("the image of the server starts, and creates a sandbox", || self.image())
@@ -115,6 +118,31 @@ impl Tests {
         let printed = self.on_machine(&place, &format!("{install}\nnode sample.mjs"))?;
         // The README says so below the sample.
         verify_output(&printed, &["hello Ada", "cpu_time_limit"])
+    }
+
+    fn typescript_package(&self) -> Result<()> {
+        let place = self.empty("typescript")?;
+        copy_all(&self.dir, &place)?;
+        // Its dependency, which npm cannot download here.
+        let ws = setup::isorun_typescript()?.join("ws");
+        let install = block("docs/install.md", "isorun-sdk")?;
+        let code = "
+            import { createRequire } from 'node:module';
+            import { IsorunConnectionError, Sandbox } from '@isorun/sdk';
+            console.log(typeof createRequire(import.meta.url)('@isorun/sdk').Sandbox.create);
+            // No server listens on this port.
+            const options = { image: 'host', apiUrl: 'http://127.0.0.1:1', apiKey: 'none' };
+            const error = await Sandbox.create(options).catch((error) => error);
+            console.log(error instanceof IsorunConnectionError);";
+        fs::write(place.join("sample.mjs"), code)?;
+        let script = format!(
+            "npm pack --silent {} >/dev/null
+            npm install ./ws-*.tgz
+            {install}
+            node sample.mjs",
+            ws.display()
+        );
+        verify_output(&self.on_machine(&place, &script)?, &["function", "true"])
     }
 
     fn archives(&self) -> Result<()> {
