@@ -101,8 +101,11 @@ pub fn run_as_cargo() -> Option<ExitCode> {
         }
         arguments = build;
     }
-    let status =
-        Command::new(cargo).args(arguments).env_remove(CARGO_VARIABLE).env_remove("CARGO").status();
+    let mut cargo = Command::new(cargo);
+    cargo.args(arguments).env_remove(CARGO_VARIABLE).env_remove("CARGO");
+    // maturin uses it. Build scripts that know it would compile again what the tests have
+    // compiled without it, wasmtime among them.
+    let status = cargo.env_remove("SOURCE_DATE_EPOCH").status();
     let code =
         status.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
     Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
