@@ -347,7 +347,12 @@ def test_an_interrupt_in_a_tool_reaches_the_caller(executor: IsolaPythonExecutor
     assert executor("1").output == 1
 
 
-def test_ctrl_c_stops_the_step(executor: IsolaPythonExecutor) -> None:
+def test_ctrl_c_stops_the_step(
+    executor: IsolaPythonExecutor, request: pytest.FixtureRequest
+) -> None:
+    # A process that was started in the background of a shell ignores the signal.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, earlier))
     executor("1")
     main = threading.main_thread().ident
     assert main is not None
