@@ -225,9 +225,8 @@ impl Tools {
         };
         let mut stream = pin!(stream);
         // A whole picture may be larger than text. Whoever asks for its bytes gets them.
-        let is_whole = wanted.offset == 0
-            && wanted.limit.is_none()
-            && wanted.encoding == FileEncoding::Utf8;
+        let is_whole =
+            wanted.offset == 0 && wanted.limit.is_none() && wanted.encoding == FileEncoding::Utf8;
         let max_text = wanted.limit.map_or(self.max_output, |limit| {
             usize::try_from(limit).unwrap_or(usize::MAX).min(self.max_output)
         });
