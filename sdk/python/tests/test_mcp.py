@@ -263,6 +263,13 @@ async def test_a_sandbox_that_is_gone_is_replaced(server: Server) -> None:
         assert text.startswith("[the sandbox of this session was gone")
         assert len(fields["notes"]) == 1 and fields["stdout"] == "missing\n"
         assert (await call(client, "run_command", command="true"))[0] == ""
+        # There is nothing to remember or to copy, which is said once.
+        for tool, arguments in [("checkpoint", {"name": "a"}), ("fork", {"new_session": "b"})]:
+            sandbox = (await call(client, "list_sessions"))[1]["sessions"][0]["sandbox"]
+            httpx.delete(f"{server.url}/v1/runs/{sandbox}", headers=headers).raise_for_status()
+            _, fields = await failure(client, tool, **arguments)
+            assert fields["code"] == "run_destroyed"
+            await call(client, tool, **arguments)
 
 
 async def test_an_interpreter_as_image(server: Server) -> None:

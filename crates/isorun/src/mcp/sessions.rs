@@ -179,7 +179,8 @@ impl Sessions {
                 "the new session exists already: give another name, or end it first".to_owned(),
             ));
         }
-        let forks = session.owner.client.fork(&run, 1).await?;
+        let forks = session.owner.client.fork(&run, 1).await;
+        let forks = forks.map_err(|error| session.failure(&run, error))?;
         let fork = forks.forks.into_iter().next().ok_or_else(|| {
             ClientError::Connection("the server has made no copy, and reported no error".to_owned())
         })?;
@@ -201,7 +202,8 @@ impl Sessions {
                 )));
             }
         }
-        let taken = session.owner.client.snapshot(&run).await?;
+        let taken = session.owner.client.snapshot(&run).await;
+        let taken = taken.map_err(|error| session.failure(&run, error))?;
         let replaced = {
             let mut state = session.lock();
             if state.ended {
@@ -307,6 +309,15 @@ impl Session {
         if state.run.as_ref() == Some(run) {
             state.run = None;
         }
+    }
+
+    /// Returns the error of a call. If it says that the sandbox is gone, forgets it, so that the
+    /// next call creates a new one.
+    pub fn failure(&self, run: &RunId, error: ClientError) -> CallError {
+        if is_gone(&error) {
+            self.forget(run);
+        }
+        error.into()
     }
 
     /// Returns the snapshot of a checkpoint.
