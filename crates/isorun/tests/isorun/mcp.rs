@@ -125,7 +125,7 @@ async fn a_cancelled_call_ends_its_command(server: &Server) {
     let mut client = McpClient::start(server, &[]).await;
     client.run("true").await;
     let sandbox = client.sandbox().await;
-    let command = json!({ "command": "touch /tmp/begun; sleep 1000" });
+    let command = json!({ "command": "touch /tmp/begun; sleep 1000", "timeout": 1000 });
     let call = client.start_call("run_command", command).await;
     wait_until("the command runs", async || {
         server.exec(&sandbox, "ls /tmp/begun").await["exit_code"] == 0
@@ -149,7 +149,13 @@ async fn going_back_does_not_wait_for_a_command(server: &Server) {
     let mut client = McpClient::start(server, &[]).await;
     client.call("checkpoint", json!({ "name": "start" })).await;
     let first = client.sandbox().await;
-    let hanging = client.start_call("run_command", json!({ "command": "sleep 1000" })).await;
+    let command = json!({ "command": "sleep 1000", "timeout": 1000 });
+    let hanging = client.start_call("run_command", command).await;
+    // Otherwise it could begin in the new sandbox.
+    wait_until("the command runs", async || {
+        server.exec(&first, "pgrep -x sleep").await["exit_code"] == 0
+    })
+    .await;
     let back = client.start_call("go_back", json!({ "name": "start" })).await;
     assert_eq!(client.answer(back).await["result"]["isError"], false);
     // It is not repeated in the new sandbox.
@@ -263,7 +269,8 @@ async fn a_client_that_disconnects_ends_its_command(server: &Server) {
     mcp.call(server, "run_command", json!({ "command": "true" })).await;
     let listed = mcp.call(server, "list_sessions", json!({})).await;
     let sandbox = listed["sessions"][0]["sandbox"].as_str().unwrap().to_owned();
-    let request = mcp.request(server, "run_command", json!({ "command": "sleep 1000" }));
+    let command = json!({ "command": "sleep 1000", "timeout": 1000 });
+    let request = mcp.request(server, "run_command", command);
     let waiting = tokio::spawn(request.send());
     wait_until("the command runs", async || {
         server.exec(&sandbox, "pgrep -x sleep").await["exit_code"] == 0
