@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use isola::{Args, HttpClient, Limits, Mount, Permission, Runtime, Value};
+use isola::{Args, HttpClient, Limits, Mount, Permission, Language, Runtime, Value};
 
 use crate::{cli::RunArgs, failure::Failure, output_dir::OutputDir, snapshot, source::Script};
 
@@ -192,7 +192,7 @@ pub fn mount_site_packages(
     const GUEST_PATH: &str = "/site-packages";
     let shown = dir.display();
     let refuse = |why: &str| Failure::usage(format!("--site-packages {shown}: {why}"));
-    if runtime != Runtime::Python {
+    if runtime.language() != Language::Python {
         return Err(refuse("only Python has packages"));
     }
     check_directory(dir).map_err(|why| {

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use isola::{Error, GuestException, Limit, Runtime};
+use isola::{Error, GuestException, Limit, Language, Runtime};
 
 /// The reason why a command failed.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Failure {
     pub fn from_run(runtime: Runtime, error: Error) -> Self {
         match &error {
             Error::Guest(exception)
-                if runtime == Runtime::Python && exception.name == "SystemExit" =>
+                if runtime.language() == Language::Python && exception.name == "SystemExit" =>
             {
                 Self::Exit { status: exit_status(&exception.message), error }
             }

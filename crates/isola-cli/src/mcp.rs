@@ -7,7 +7,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use isola::Runtime;
+use isola::{Language, Runtime};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceExt as _,
     model::{
@@ -111,13 +111,13 @@ impl ServerHandler for Server {
 }
 
 fn tool(name: &'static str, runtime: Runtime) -> Tool {
-    let description = match runtime {
-        Runtime::Python => {
+    let description = match runtime.language() {
+        Language::Python => {
             "Runs Python (CPython 3.14, standard library, no native packages) in a sandbox. \
              Returns the printed output and the value of the last expression. `await` works \
              at the top level."
         }
-        Runtime::JavaScript => {
+        Language::JavaScript => {
             "Runs JavaScript (no DOM, no Node.js modules) in a sandbox. Returns the \
              printed output and the value of the last statement; a promise is awaited."
         }
@@ -146,9 +146,9 @@ fn tool(name: &'static str, runtime: Runtime) -> Tool {
         Json::Object(schema) => schema,
         _ => JsonObject::new(),
     };
-    let annotations = ToolAnnotations::with_title(match runtime {
-        Runtime::Python => "Run Python",
-        Runtime::JavaScript => "Run JavaScript",
+    let annotations = ToolAnnotations::with_title(match runtime.language() {
+        Language::Python => "Run Python",
+        Language::JavaScript => "Run JavaScript",
     });
     Tool::new(name, description, schema).with_annotations(annotations)
 }

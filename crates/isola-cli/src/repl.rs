@@ -24,7 +24,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use isola::{Error, Runtime};
+use isola::{Error, Language};
 use tokio::sync::Notify;
 
 use self::{
@@ -71,9 +71,9 @@ impl Repl {
             self.session.print(&format!(
                 "{} in isola {}: a sandbox without access to files or network, except what you \
                  allowed.\n:help lists the commands. Ctrl-D exits.",
-                match self.session.runtime() {
-                    Runtime::Python => "Python",
-                    Runtime::JavaScript => "JavaScript",
+                match self.session.runtime().language() {
+                    Language::Python => "Python",
+                    Language::JavaScript => "JavaScript",
                 },
                 env!("CARGO_PKG_VERSION")
             ))?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use futures_util::StreamExt as _;
-use isola::{Error, Handlers, HttpClient, Runtime, Sandbox, SandboxFiles, Template, Value};
+use isola::{Error, Handlers, HttpClient, Language, Runtime, Sandbox, SandboxFiles, Template, Value};
 
 use crate::{
     cli::RunArgs, config::RunConfig, failure::Failure, progress::CompileProgress, report::Report,
@@ -199,9 +199,9 @@ fn host(http: Option<HttpClient>) -> Handlers {
 /// the exception of the runner consists of nothing but the headline.
 fn has_no_main(runtime: Runtime, error: &Error) -> bool {
     let Error::Guest(exception) = error else { return false };
-    let (name, message) = match runtime {
-        Runtime::Python => ("NameError", "name 'main' is not defined"),
-        Runtime::JavaScript => ("ReferenceError", "main is not defined"),
+    let (name, message) = match runtime.language() {
+        Language::Python => ("NameError", "name 'main' is not defined"),
+        Language::JavaScript => ("ReferenceError", "main is not defined"),
     };
     // For a module, the list of its exports follows the message.
     let rest = exception.message.strip_prefix(message);

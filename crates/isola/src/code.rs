@@ -38,7 +38,7 @@ use crate::{
     event::{Event, Level},
     interrupt::Interrupt,
     output::OutputEvent,
-    runtime::Runtime,
+    runtime::{Language, Runtime},
     sandbox::{Call, EventStream, Operation, Sandbox, SandboxShared},
     value::Value,
 };
@@ -370,9 +370,9 @@ fn converted(event: OutputEvent, runtime: Runtime) -> Result<CodeEvent, Error> {
         OutputEvent::Call(Event::Stderr(text)) => CodeEvent::Stderr { text },
         OutputEvent::Call(Event::Log(record)) => {
             let text = format!("{}\n", record.message);
-            match (runtime, record.level) {
+            match (runtime.language(), record.level) {
                 // `console.log` writes to the standard output.
-                (Runtime::JavaScript, Level::Debug | Level::Info) => CodeEvent::Stdout { text },
+                (Language::JavaScript, Level::Debug | Level::Info) => CodeEvent::Stdout { text },
                 _ => CodeEvent::Stderr { text },
             }
         }
@@ -494,14 +494,14 @@ impl Sandbox {
 }
 
 fn language_of(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Python => "python",
-        Runtime::JavaScript => "javascript",
+    match runtime.language() {
+        Language::Python => "python",
+        Language::JavaScript => "javascript",
     }
 }
 
 fn is_language(runtime: Runtime, language: &str) -> bool {
-    language == language_of(runtime) || (runtime == Runtime::JavaScript && language == "js")
+    language == language_of(runtime) || (runtime.language() == Language::JavaScript && language == "js")
 }
 
 fn check_id(id: &str) -> Result<(), Error> {

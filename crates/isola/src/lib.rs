@@ -121,7 +121,7 @@ pub use host::{DenyAll, Handlers, Host};
 pub use limits::Limits;
 pub use mount::{Mount, Permission};
 pub use quick::PollOutcome;
-pub use runtime::{Runtime, RuntimeSource};
+pub use runtime::{Language, Runtime, RuntimeSource};
 pub use sandbox::{Answer, Call, EventStream, Sandbox, SandboxBuilder};
 pub use snapshot::{Snapshot, SnapshotInfo, default_snapshot_dir, list_snapshots};
 pub use template::{Template, TemplateBuilder};

@@ -25,36 +25,61 @@ type ProgressCallback = Box<dyn Fn(u64, Option<u64>) + Send + Sync>;
 /// The environment variable that names the directory of all runtimes.
 const RUNTIME_DIR_VARIABLE: &str = "ISOLA_RUNTIME_DIR";
 
-/// An interpreter that runs inside a sandbox.
+/// A language of programs in sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// Python.
+    Python,
+    /// JavaScript.
+    JavaScript,
+}
+
+/// An interpreter that runs inside a sandbox, with the packages that it contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Runtime {
     /// CPython 3.14 with its standard library.
     Python,
+    /// The same with packages for data, among them numpy and pandas. Its component is larger.
+    PythonData,
     /// JavaScript, on SpiderMonkey.
     JavaScript,
 }
 
 impl Runtime {
-    /// Returns the name: `python` or `js`.
+    /// All runtimes.
+    pub const ALL: [Self; 3] = [Self::Python, Self::PythonData, Self::JavaScript];
+
+    /// Returns the name: `python`, `python-data` or `js`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
+            Self::PythonData => "python-data",
             Self::JavaScript => "js",
+        }
+    }
+
+    /// Returns the language of its programs.
+    #[must_use]
+    pub fn language(self) -> Language {
+        match self {
+            Self::Python | Self::PythonData => Language::Python,
+            Self::JavaScript => Language::JavaScript,
         }
     }
 
     /// Returns the default name of a script.
     pub(crate) fn script_name(self) -> &'static str {
-        match self {
-            Self::Python => "script.py",
-            Self::JavaScript => "script.js",
+        match self.language() {
+            Language::Python => "script.py",
+            Language::JavaScript => "script.js",
         }
     }
 
     fn file_name(self) -> &'static str {
         match self {
             Self::Python => "python.wasm",
+            Self::PythonData => "python-data.wasm",
             Self::JavaScript => "js.wasm",
         }
     }
@@ -76,7 +101,7 @@ impl Runtime {
     /// Finds the component of this runtime.
     ///
     /// `path` is the component itself or a directory that contains it under its
-    /// usual name, `python.wasm` or `js.wasm`. Without a path, these directories
+    /// usual name, such as `python.wasm`. Without a path, these directories
     /// are searched: the one in the environment variable `ISOLA_RUNTIME_DIR`, or
     /// else `guests` in the directory of the running program or one level up,
     /// `../lib/isola` from there, and `isola/runtimes/<version>` in the user's cache
@@ -135,13 +160,11 @@ impl FromStr for Runtime {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        match name {
-            "python" => Ok(Self::Python),
-            "js" => Ok(Self::JavaScript),
-            other => Err(Error::InvalidArgument(format!(
-                "unknown runtime {other:?}: use \"python\" or \"js\""
-            ))),
-        }
+        Self::ALL.into_iter().find(|runtime| runtime.name() == name).ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "unknown runtime {name:?}: use \"python\", \"python-data\" or \"js\""
+            ))
+        })
     }
 }
 
@@ -194,7 +217,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for runtime in [Runtime::Python, Runtime::JavaScript] {
+        for runtime in Runtime::ALL {
             assert_eq!(runtime.name().parse::<Runtime>().unwrap(), runtime);
         }
         assert!("ruby".parse::<Runtime>().unwrap_err().to_string().contains("python"));

@@ -10,7 +10,7 @@
 //! JavaScript guest replaces the name by the function, because a script cannot find the
 //! exports of modules. Like all code in a guest, the script enforces nothing.
 
-use crate::runtime::Runtime;
+use crate::runtime::{Language, Runtime};
 
 /// The name of the function that the script defines.
 pub const FUNCTION: &str = "__isola_call__";
@@ -22,11 +22,11 @@ pub const HOSTCALL: &str = "isola.stream";
 /// frames of this file from tracebacks, like those of their own code.
 #[must_use]
 pub fn helper(runtime: Runtime) -> (&'static str, &'static str) {
-    match runtime {
-        Runtime::Python => {
+    match runtime.language() {
+        Language::Python => {
             (include_str!("stream_calls/helper.py"), "/lib/python3.14/asyncio/isola_streams.py")
         }
-        Runtime::JavaScript => (include_str!("stream_calls/helper.js"), "isola:guest/streams.js"),
+        Language::JavaScript => (include_str!("stream_calls/helper.js"), "isola:guest/streams.js"),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, HostError},
     host::{DenyAll, Host},
     http::{Request, Response},
-    runtime::Runtime,
+    runtime::Language,
     state::GuestState,
     template::{Template, TemplateBuilder},
     value::Value,
@@ -70,9 +70,9 @@ async fn prepare(template: &Template) -> Option<Arc<GuestState>> {
 async fn profile_hot_pages(template: &Template, state: &Arc<GuestState>) -> Option<()> {
     let sandbox = template.sandbox().instantiate(Some(Arc::clone(state))).await.ok()?;
     sandbox.start().timeout(MAX_PRELUDE_WAIT).await.ok()?;
-    let source = match template.runtime() {
-        Runtime::Python => "def isola(n): return n",
-        Runtime::JavaScript => "function isola(n) { return n }",
+    let source = match template.runtime().language() {
+        Language::Python => "def isola(n): return n",
+        Language::JavaScript => "function isola(n) { return n }",
     };
     sandbox.load_script(source).timeout(MAX_PRELUDE_WAIT).await.ok()?;
     sandbox.run("isola", args![1]).timeout(MAX_PRELUDE_WAIT).await.ok()?;

@@ -12,6 +12,7 @@ mod libc;
 mod merge_modules;
 mod native_modules;
 mod optimizer;
+mod packages;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use self::optimizer::Optimizer;
+pub use self::packages::{CompilerArgs, run_compiler};
 
 use crate::digest::{self, Inputs};
 use crate::{process, progress, python_library, setup, wit, workspace};
@@ -41,6 +43,7 @@ pub struct GuestsArgs {
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Guest {
     Python,
+    PythonData,
     Js,
 }
 
@@ -70,28 +73,44 @@ pub fn run(args: &GuestsArgs) -> Result<()> {
     Ok(())
 }
 
-/// Builds both guests unless they are current.
+/// Builds the guests that every installation contains, unless they are current.
 pub fn ensure() -> Result<()> {
+    ensure_these(&[Guest::Python, Guest::Js])
+}
+
+/// Builds all guests unless they are current. The first build of `python-data` compiles its
+/// packages, which takes minutes.
+pub fn ensure_all() -> Result<()> {
+    ensure_these(Guest::value_variants())
+}
+
+fn ensure_these(guests: &[Guest]) -> Result<()> {
     let _lock = workspace::lock()?;
-    for &guest in Guest::value_variants() {
-        build_if_stale(guest, false)?;
-    }
-    Ok(())
+    guests.iter().try_for_each(|&guest| build_if_stale(guest, false))
 }
 
 impl Guest {
     fn name(self) -> &'static str {
         match self {
             Guest::Python => "python",
+            Guest::PythonData => "python-data",
             Guest::Js => "js",
         }
     }
 
-    /// Returns the files and directories that are copied from `guests/<name>/`, in
-    /// addition to the WIT packages.
+    /// Returns the directory of its sources, below `guests`.
+    fn directory(self) -> &'static str {
+        match self {
+            Guest::Python | Guest::PythonData => "python",
+            Guest::Js => "js",
+        }
+    }
+
+    /// Returns the files and directories that are copied from there, in addition to the WIT
+    /// packages.
     fn sources(self) -> &'static [&'static str] {
         match self {
-            Guest::Python => &["src"],
+            Guest::Python | Guest::PythonData => &["src"],
             Guest::Js => &["src", "build.mjs"],
         }
     }
@@ -111,7 +130,7 @@ enum Builder {
 impl Builder {
     fn of(guest: Guest) -> Result<Builder> {
         Ok(match guest {
-            Guest::Python => {
+            Guest::Python | Guest::PythonData => {
                 let tools = setup::python_builder()?;
                 let package = builder_library::install(&tools, &python_library::install()?)?;
                 let (shim, optimizer) = (build_shim::library()?, optimizer::install()?);
@@ -221,7 +240,7 @@ fn verify(guest: Guest) -> Result<bool> {
 
 /// Copies all inputs of a build into a separate directory.
 fn stage(guest: Guest, builder: &Builder, dir: &Path) -> Result<()> {
-    let source = workspace::root().join("guests").join(guest.name());
+    let source = workspace::root().join("guests").join(guest.directory());
     clear(dir)?;
     wit::assemble(&source.join("wit/world.wit"), &dir.join("wit"))?;
     for name in guest.sources() {
@@ -233,7 +252,14 @@ fn stage(guest: Guest, builder: &Builder, dir: &Path) -> Result<()> {
             let file = workspace::root().join("runners/python").join(name);
             copy(&file, &dir.join("src/isola_guest").join(name))?;
         }
+        let edition = source.join("editions").join(format!("{}.py", guest.name()));
+        copy(&edition, &dir.join("src/isola_guest/edition.py"))?;
         copy_python(&tools.bundled, &dir.join("site"))?;
+        if matches!(guest, Guest::PythonData) {
+            for files in packages::build()? {
+                copy_python(&files, &dir.join("site"))?;
+            }
+        }
         copy(&native_modules::build()?, &dir.join("native"))?;
     }
     Ok(())
@@ -300,13 +326,15 @@ fn hermetic(program: &Path) -> Command {
     command
 }
 
-/// Copies the Python files and the metadata of installed packages, and the data of
-/// time zones.
+/// Copies the Python files, the native modules and the metadata of packages, and the data
+/// of time zones.
 fn copy_python(from: &Path, to: &Path) -> Result<()> {
     for path in digest::files(from)? {
         let is_python = path.extension().is_some_and(|extension| extension == "py");
+        let is_native = path.to_string_lossy().ends_with("-wasm32-wasi.so");
         let is_zone = path.starts_with("tzdata");
-        if is_excluded(&path) || !(is_python || is_zone || path.ends_with("METADATA")) {
+        let is_part = is_python || is_native || is_zone || path.ends_with("METADATA");
+        if is_excluded(&path) || !is_part {
             continue;
         }
         copy(&from.join(&path), &to.join(&path))?;

@@ -98,6 +98,9 @@ enum Command {
     Generate,
     /// Pin the newest version of Python's standard library for the guest
     UpdatePython,
+    /// Compile for the Python guest; build systems of packages call it
+    #[command(hide = true)]
+    WasmCompiler(guests::CompilerArgs),
 }
 
 fn main() -> ExitCode {
@@ -131,6 +134,7 @@ fn run(command: Command) -> Result<()> {
         Command::Release(args) => release::run(&args),
         Command::Generate => generate::write(),
         Command::UpdatePython => python_library::update(),
+        Command::WasmCompiler(args) => guests::run_compiler(&args),
     }
 }
 

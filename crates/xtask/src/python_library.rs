@@ -24,8 +24,11 @@ const RESERVE_VERSION: &str = "3.14.2";
 
 /// The suite of Debian that has the newest version.
 const SUITE: &str = "sid";
-const PACKAGES: [&str; 3] = ["libpython3.14-minimal", "libpython3.14-stdlib", TESTS];
+const PACKAGES: [&str; 4] = [MINIMAL, STDLIB, TESTS, HEADERS];
+const MINIMAL: &str = "libpython3.14-minimal";
+const STDLIB: &str = "libpython3.14-stdlib";
 const TESTS: &str = "libpython3.14-testsuite";
+const HEADERS: &str = "libpython3.14-dev";
 
 /// The directory of the library in Debian's packages.
 const DIRECTORY: &str = "usr/lib/python3.14";
@@ -91,7 +94,7 @@ pub fn install_tests() -> Result<PathBuf> {
     let pins = pins()?;
     let tools = workspace::tools().join("cpython-tests");
     stamp::install("CPython's own tests", &tools, &digest_of(&pins, "tests"), || {
-        let unpacked = unpack(&pins, &tools, |package| package != PACKAGES[0])?;
+        let unpacked = unpack(&pins, &tools, &[STDLIB, TESTS])?.join(DIRECTORY);
         fs::create_dir(tools.join("lib"))?;
         fs::rename(unpacked.join("test"), tools.join("lib/test"))?;
         fs::remove_dir_all(tools.join("unpacked"))?;
@@ -103,6 +106,27 @@ pub fn install_tests() -> Result<PathBuf> {
 /// Returns the version of CPython's own tests, such as "3.14.10".
 pub fn tests_version() -> Result<String> {
     Ok(upstream(&pins()?.version).to_owned())
+}
+
+/// Returns a digest of the pinned headers.
+pub fn headers_digest() -> Result<String> {
+    Ok(digest_of(&pins()?, "headers"))
+}
+
+/// Unpacks the headers of CPython into a directory. Those of all patch releases of a version
+/// are compatible, so the newest of Debian will do when the pinned ones are gone.
+pub fn install_headers(dir: &Path) -> Result<()> {
+    let scratch = dir.with_extension("scratch");
+    fs::create_dir_all(&scratch)?;
+    let unpacked = match unpack(&pins()?, &scratch, &[HEADERS]) {
+        Err(error) if error.is::<debian::Unavailable>() => {
+            debian::unpack(&[HEADERS], SUITE, &scratch)?
+        }
+        unpacked => unpacked?,
+    };
+    fs::rename(unpacked, dir)?;
+    fs::remove_dir_all(&scratch)?;
+    Ok(())
 }
 
 /// Pins the newest version that Debian has.
@@ -167,7 +191,7 @@ fn from_debian(pins: &Pins) -> Result<PathBuf> {
     let tools = workspace::tools().join("python-library");
     let label = "the standard library of the Python guest";
     stamp::install(label, &tools, &digest_of(pins, "library"), || {
-        let unpacked = unpack(pins, &tools, |package| package != TESTS)?;
+        let unpacked = unpack(pins, &tools, &[MINIMAL, STDLIB])?.join(DIRECTORY);
         copy_library(&unpacked, &tools.join("lib"), &[])?;
         fs::remove_dir_all(tools.join("unpacked"))?;
         Ok(())
@@ -195,18 +219,17 @@ fn from_npm() -> Result<PathBuf> {
     Ok(tools.join("lib"))
 }
 
-/// Downloads and unpacks the pinned packages whose names match. Returns the directory of
-/// their modules.
-fn unpack(pins: &Pins, tools: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+/// Downloads and unpacks pinned packages. Returns the directory of their files.
+fn unpack(pins: &Pins, tools: &Path, wanted: &[&str]) -> Result<PathBuf> {
     let unpacked = tools.join("unpacked");
     for (path, sha256) in &pins.sha256 {
         let file = path.rsplit('/').next().unwrap_or_default();
         let package = file.split('_').next().unwrap_or_default();
-        if wanted(package) {
+        if wanted.contains(&package) {
             debian::unpack_version(path, sha256, tools, &unpacked)?;
         }
     }
-    Ok(unpacked.join(DIRECTORY))
+    Ok(unpacked)
 }
 
 /// Copies the Python files of a library.

@@ -115,6 +115,37 @@ pub fn c_compiler() -> Result<CCompiler> {
     Ok(CCompiler { zig: Path::new(&package).with_file_name("zig"), digest })
 }
 
+/// The installed tools that build packages from their sources.
+pub struct PackageTools {
+    /// The directory of meson, ninja, cython and unearth.
+    pub bin: PathBuf,
+    /// The digest of the inputs of the installation.
+    pub digest: String,
+}
+
+impl PackageTools {
+    /// Returns the index that pip is configured to use, for a tool that does not read its
+    /// configuration.
+    pub fn index(&self) -> Option<String> {
+        let python = self.bin.join("python");
+        let key = "global.index-url";
+        std::env::var("PIP_INDEX_URL")
+            .ok()
+            .or_else(|| process::stdout_of(python, &["-m", "pip", "config", "get", key]))
+            .filter(|url| !url.is_empty())
+    }
+}
+
+/// Installs the tools that build packages for the Python guest from their sources.
+pub fn package_tools() -> Result<PackageTools> {
+    let (venv, digest) = python_environment(
+        "python-packages",
+        "guests/python/packages/requirements.txt",
+        "meson, ninja, Cython and unearth, which build packages for the Python guest",
+    )?;
+    Ok(PackageTools { bin: venv.join("bin"), digest })
+}
+
 /// Installs published packages that the tests import in the Python guest.
 pub fn python_samples() -> Result<PathBuf> {
     let (venv, digest) =

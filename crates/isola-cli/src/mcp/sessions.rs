@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use isola::{Handlers, HttpClient, Limits, Mount, Runtime, Sandbox, Template};
+use isola::{Handlers, HttpClient, Limits, Mount, Language, Runtime, Sandbox, Template};
 use rmcp::model::CallToolResult;
 use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
@@ -218,9 +218,9 @@ impl Sessions {
     }
 
     async fn start(&self, runtime: Runtime) -> Result<Sandbox, isola::Error> {
-        let template = match runtime {
-            Runtime::Python => &self.python,
-            Runtime::JavaScript => &self.javascript,
+        let template = match runtime.language() {
+            Language::Python => &self.python,
+            Language::JavaScript => &self.javascript,
         };
         let template = template
             .get_or_try_init(|| {

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use isola::{
-    Call, Error, Event, Handlers, HttpClient, Level, Limits, Mount, Runtime, Sandbox, Snapshot,
+    Call, Error, Event, Handlers, HttpClient, Level, Limits, Mount, Language, Runtime, Sandbox, Snapshot,
     Template, args,
 };
 
@@ -129,9 +129,9 @@ impl ReplSession {
 
     /// Returns the prompt: `py>`, and in a copy `py:2>`.
     pub fn prompt(&self) -> String {
-        let name = match self.settings.runtime {
-            Runtime::Python => "py",
-            Runtime::JavaScript => "js",
+        let name = match self.settings.runtime.language() {
+            Language::Python => "py",
+            Language::JavaScript => "js",
         };
         match self.branches[self.current].number {
             1 => format!("{name}> "),
@@ -356,9 +356,9 @@ async fn restore_sandbox(
 /// Loads the functions that show values and list names.
 async fn prepare(settings: &Settings, sandbox: &Sandbox) -> Result<(), Error> {
     // Python's tracebacks omit frames of files in this directory.
-    let (name, source) = match settings.runtime {
-        Runtime::Python => ("/lib/python3.14/asyncio/isola_repl.py", include_str!("helper.py")),
-        Runtime::JavaScript => (JAVASCRIPT_HELPER, include_str!("helper.js")),
+    let (name, source) = match settings.runtime.language() {
+        Language::Python => ("/lib/python3.14/asyncio/isola_repl.py", include_str!("helper.py")),
+        Language::JavaScript => (JAVASCRIPT_HELPER, include_str!("helper.js")),
     };
     sandbox.load_script_as(name, source).await?;
     Ok(())

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use isola::{Error, Runtime, Sandbox, Template, args};
+use isola::{Error, Language, Runtime, Sandbox, Template, args};
 use tokio::runtime::Handle;
 
 /// The maximum time to parse one input. Parsers take much less.
@@ -48,9 +48,9 @@ impl Syntax {
         let template = Template::builder(self.runtime).build().await?;
         let sandbox = template.sandbox().create().await?;
         sandbox.start().await?;
-        let source = match self.runtime {
-            Runtime::Python => include_str!("whole.py"),
-            Runtime::JavaScript => include_str!("whole.js"),
+        let source = match self.runtime.language() {
+            Language::Python => include_str!("whole.py"),
+            Language::JavaScript => include_str!("whole.js"),
         };
         sandbox.load_script(source).await?;
         Ok(sandbox)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isola::Runtime;
+use isola::{Language, Runtime};
 use serde_json::json;
 use test_macros::each_runtime;
 
@@ -10,13 +10,13 @@ use crate::fixture::TestDir;
 
 #[each_runtime]
 fn output_is_written_while_the_call_runs(runtime: Runtime) {
-    let (file, source) = match runtime {
-        Runtime::Python => (
+    let (file, source) = match runtime.language() {
+        Language::Python => (
             "s.py",
             "import time\nprint('loaded')\ndef main():\n    print('called')\n    yield 1\n    \
              time.sleep(60)",
         ),
-        Runtime::JavaScript => (
+        Language::JavaScript => (
             "s.js",
             "async function* main() { yield 'loaded'; yield 'called'; yield 1; \
              await new Promise((done) => setTimeout(done, 60000)); }",

@@ -1,6 +1,6 @@
 //! Tests of `isola repl` with a pipe and with a terminal.
 
-use isola::Runtime;
+use isola::{Language, Runtime};
 use test_macros::each_runtime;
 
 use crate::fixture::{Completed, TestDir, run_with_input};
@@ -63,9 +63,9 @@ fn branches_have_separate_states() {
 #[each_runtime]
 fn sessions_are_saved_and_restored(runtime: Runtime) {
     let dir = TestDir::new();
-    let first = match runtime {
-        Runtime::Python => "x = [1]\n",
-        Runtime::JavaScript => "let x = [1]\n",
+    let first = match runtime.language() {
+        Language::Python => "x = [1]\n",
+        Language::JavaScript => "let x = [1]\n",
     };
     let runtime = runtime.name();
     let input = format!("{first}:save warm\n:save ./x.snapshot\n:reset\nx\n:load warm\nx\n");
@@ -92,8 +92,8 @@ fn snapshot_of_run_is_restored() {
 
 #[each_runtime]
 fn failed_input_does_not_change_the_session(runtime: Runtime) {
-    let rows = match runtime {
-        Runtime::Python => &[
+    let rows = match runtime.language() {
+        Language::Python => &[
             ("x = 1\n1/0\nx\n", "ZeroDivisionError"),
             ("x = 1\nx = (\n:help\n)\nx\n", "SyntaxError"),
             ("x = 1\nx = 2; exec('while True: x += 1')\nx\n", "CPU time"),
@@ -101,7 +101,7 @@ fn failed_input_does_not_change_the_session(runtime: Runtime) {
             ("x = 1\nx = 'x' * 10**9\nx\n", "MemoryError"),
             ("x = 1\n:jump\n:fork 2\n:branch 7\n:load none\nx\n", "no command :jump"),
         ][..],
-        Runtime::JavaScript => &[
+        Language::JavaScript => &[
             ("let x = 1\nnull.x\nx\n", "TypeError"),
             ("let x = 1\nx = 2; for (;;);\nx\n", "CPU time"),
         ],
@@ -158,7 +158,7 @@ mod at_a_terminal {
         time::Instant,
     };
 
-    use isola::Runtime;
+    use isola::{Language, Runtime};
     use rustix::process::{Pid, Signal, kill_process};
     use test_macros::each_runtime;
 
@@ -241,9 +241,9 @@ mod at_a_terminal {
     #[each_runtime]
     fn lines_are_edited_completed_and_kept_in_history(runtime: Runtime) {
         let dir = TestDir::new();
-        let (prompt, first) = match runtime {
-            Runtime::Python => ("py> ", "remarkable = 21"),
-            Runtime::JavaScript => ("js> ", "const remarkable = 21"),
+        let (prompt, first) = match runtime.language() {
+            Language::Python => ("py> ", "remarkable = 21"),
+            Language::JavaScript => ("js> ", "const remarkable = 21"),
         };
         let args = ["repl", "--runtime", runtime.name()];
         let mut terminal = Terminal::new(&dir, &args);
@@ -273,11 +273,11 @@ mod at_a_terminal {
     #[each_runtime]
     fn interrupt_stops_the_code_and_keeps_the_session(runtime: Runtime) {
         let dir = TestDir::new();
-        let (prompt, first, busy) = match runtime {
-            Runtime::Python => {
+        let (prompt, first, busy) = match runtime.language() {
+            Language::Python => {
                 ("py> ", "x = 7", "x = 8; print('be' + 'gun'); exec('while True: pass')")
             }
-            Runtime::JavaScript => {
+            Language::JavaScript => {
                 ("js> ", "let x = 7", "x = 8; console.log('be' + 'gun'); for (;;);")
             }
         };

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use isola::Runtime;
+use isola::{Language, Runtime};
 use test_macros::each_runtime;
 
 use crate::fixture::{Completed, TestDir, finish};
@@ -34,9 +34,9 @@ impl Store {
 #[each_runtime]
 fn run_continues_from_a_named_snapshot_or_a_file(runtime: Runtime) {
     let store = Store::new();
-    let (script, next, printed) = match runtime {
-        Runtime::Python => ("one.py", "two.py", "{\"n\": 2}\n2\n"),
-        Runtime::JavaScript => ("one.js", "two.js", "{\"n\":2}\n2\n"),
+    let (script, next, printed) = match runtime.language() {
+        Language::Python => ("one.py", "two.py", "{\"n\": 2}\n2\n"),
+        Language::JavaScript => ("one.js", "two.js", "{\"n\":2}\n2\n"),
     };
     for target in ["warm", "./warm.snapshot"] {
         store.isola(&["run", script, "--save-snapshot", target]).succeeded();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isola::{Limits, Runtime, Sandbox, Template, args};
+use isola::{Limits, Language, Runtime, Sandbox, Template, args};
 
 use crate::{
     adding,
@@ -47,9 +47,9 @@ pub(crate) fn measure(table: &mut Table) {
 }
 
 async fn preludes(table: &mut Table, column: Column, guest: Runtime) {
-    let prelude = match guest {
-        Runtime::Python => "import json, re, dataclasses, datetime, collections, asyncio\n",
-        Runtime::JavaScript => "const table = Array.from({ length: 1000 }, (_, n) => n * n);\n",
+    let prelude = match guest.language() {
+        Language::Python => "import json, re, dataclasses, datetime, collections, asyncio\n",
+        Language::JavaScript => "const table = Array.from({ length: 1000 }, (_, n) => n * n);\n",
     };
     let template = Template::builder(guest).prelude(prelude).build().await.unwrap();
     let (mut created, mut answered) = (Vec::new(), Vec::new());
@@ -62,9 +62,9 @@ async fn preludes(table: &mut Table, column: Column, guest: Runtime) {
         assert_eq!(sandbox.run("add", args![1, 2]).await.unwrap().as_str(), "3");
         answered.push(start.elapsed());
     }
-    let goals = match guest {
-        Runtime::Python => [400, 1_200],
-        Runtime::JavaScript => [150, 600],
+    let goals = match guest.language() {
+        Language::Python => [400, 1_200],
+        Language::JavaScript => [150, 600],
     };
     let [create, answer] = goals.map(|micros| Some(Duration::from_micros(micros)));
     table.duration("create from a template with a prelude", column, median(created), create);
@@ -77,13 +77,13 @@ async fn holding(guest: Runtime, megabytes: usize) -> Sandbox {
     let limits = Limits { max_memory: 1 << 30, ..Limits::default() };
     let sandbox = template(guest).await.sandbox().limits(limits).create().await.unwrap();
     sandbox.start().await.unwrap();
-    let source = match guest {
-        Runtime::Python => {
+    let source = match guest.language() {
+        Language::Python => {
             format!(
                 "kept = bytearray(range(250)) * ({megabytes} * 4000)\ndef size(): return len(kept)"
             )
         }
-        Runtime::JavaScript => format!(
+        Language::JavaScript => format!(
             "const some = new Uint8Array(1000000).map((_, n) => n);\n\
              const kept = new Uint8Array({megabytes} * 1000000);\n\
              for (let at = 0; at < kept.length; at += some.length) kept.set(some, at);\n\
@@ -121,7 +121,7 @@ async fn disk(table: &mut Table, column: Column, guest: Runtime) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.snapshot");
     // Together with the interpreter's own memory this is about 50 MB.
-    let megabytes = if guest == Runtime::Python { 20 } else { 40 };
+    let megabytes = if guest.language() == Language::Python { 20 } else { 40 };
     let parent = holding(guest, megabytes).await;
     let snapshot = parent.snapshot().await.unwrap();
     let template = template(guest).await;

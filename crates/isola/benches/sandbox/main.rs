@@ -22,7 +22,7 @@ mod scale;
 mod subprocess;
 mod table;
 
-use isola::{Runtime, Sandbox, Template};
+use isola::{Language, Runtime, Sandbox, Template};
 use table::Table;
 
 fn main() {
@@ -42,9 +42,9 @@ fn main() {
 
 /// Returns the source of a function that adds.
 const fn adding(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Python => "def add(a, b):\n    return a + b\n",
-        Runtime::JavaScript => "function add(a, b) { return a + b }",
+    match runtime.language() {
+        Language::Python => "def add(a, b):\n    return a + b\n",
+        Language::JavaScript => "function add(a, b) { return a + b }",
     }
 }
 

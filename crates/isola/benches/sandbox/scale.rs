@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use isola::{Runtime, Sandbox, args};
+use isola::{Language, Runtime, Sandbox, args};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -64,11 +64,11 @@ async fn rate(guest: Runtime) -> f64 {
 /// create and call all of them, and the private memory of each.
 async fn many_running(guest: Runtime) -> (Duration, usize) {
     let template = template(guest).await;
-    let script = match guest {
-        Runtime::Python => {
+    let script = match guest.language() {
+        Language::Python => {
             "def put(n):\n    global state\n    state = n\ndef get():\n    return state\n"
         }
-        Runtime::JavaScript => {
+        Language::JavaScript => {
             "let state; function put(n) { state = n } function get() { return state }"
         }
     };

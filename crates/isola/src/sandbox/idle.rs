@@ -4,7 +4,7 @@
 
 use test_macros::each_runtime;
 
-use crate::{Handlers, Runtime, Template, args, http::Body};
+use crate::{Handlers, Language, Runtime, Template, args, http::Body};
 
 const PYTHON: &str = "
 import asyncio, sys, os
@@ -63,9 +63,9 @@ async fn an_idle_guest_holds_no_host_handle(runtime: Runtime) {
             }
         },
     );
-    let script = match runtime {
-        Runtime::Python => PYTHON,
-        Runtime::JavaScript => JAVASCRIPT,
+    let script = match runtime.language() {
+        Language::Python => PYTHON,
+        Language::JavaScript => JAVASCRIPT,
     };
     let template = Template::builder(runtime).build().await.unwrap();
     let sandbox = template.sandbox().host(host).create().await.unwrap();
@@ -75,7 +75,7 @@ async fn an_idle_guest_holds_no_host_handle(runtime: Runtime) {
         sandbox.run("main", args![url]).await.unwrap();
         let mut lease = sandbox.shared.lease(false).unwrap();
         let guest = lease.guest().unwrap().store.data_mut();
-        let root = usize::from(runtime == Runtime::Python);
+        let root = usize::from(runtime.language() == Language::Python);
         assert_eq!(guest.open_mounts(), vec!["/"; root], "after {url}");
         let handles = guest.table.iter_mut().count();
         assert_eq!(handles, root, "after {url}: {:?}", guest.table);

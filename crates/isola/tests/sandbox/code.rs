@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use isola::{CodeEvent, Error, Execution, Limits, Runtime, Sandbox, args};
+use isola::{CodeEvent, Error, Execution, Limits, Language, Runtime, Sandbox, args};
 use serde_json::{Value as Json, json};
 use test_macros::each_runtime;
 
@@ -26,8 +26,8 @@ fn json_of(execution: &Execution) -> Json {
 
 #[each_runtime]
 async fn values_are_shown_and_state_is_kept(runtime: Runtime) {
-    let rows: &[(&str, Option<&str>)] = match runtime {
-        Runtime::Python => &[
+    let rows: &[(&str, Option<&str>)] = match runtime.language() {
+        Language::Python => &[
             ("x = 20", None),
             ("x + 1", Some("21")),
             ("x + 2;", None),
@@ -37,7 +37,7 @@ async fn values_are_shown_and_state_is_kept(runtime: Runtime) {
             ("_", Some("[20]")),
             ("None", None),
         ],
-        Runtime::JavaScript => &[
+        Language::JavaScript => &[
             ("const x = 20", None),
             ("x + 1", Some("21")),
             ("x + 2;", Some("22")),
@@ -60,9 +60,9 @@ async fn values_are_shown_and_state_is_kept(runtime: Runtime) {
     // Scripts and calls share the globals of the default context.
     assert_eq!(
         sandbox.run("f", args![]).await.unwrap().as_str(),
-        match runtime {
-            Runtime::Python => "[20]",
-            Runtime::JavaScript => "[21]",
+        match runtime.language() {
+            Language::Python => "[20]",
+            Language::JavaScript => "[21]",
         }
     );
 }
@@ -70,14 +70,14 @@ async fn values_are_shown_and_state_is_kept(runtime: Runtime) {
 #[each_runtime]
 async fn executions_have_the_form_of_the_documentation(runtime: Runtime) {
     let sandbox = started(runtime).await;
-    let code = match runtime {
-        Runtime::Python => "import sys; print('out'); print('err', file=sys.stderr); 1 / 0",
-        Runtime::JavaScript => "console.log('out'); console.error('err'); missing",
+    let code = match runtime.language() {
+        Language::Python => "import sys; print('out'); print('err', file=sys.stderr); 1 / 0",
+        Language::JavaScript => "console.log('out'); console.error('err'); missing",
     };
     let execution = sandbox.run_code(code).await.unwrap();
-    let name = match runtime {
-        Runtime::Python => "ZeroDivisionError",
-        Runtime::JavaScript => "ReferenceError",
+    let name = match runtime.language() {
+        Language::Python => "ZeroDivisionError",
+        Language::JavaScript => "ReferenceError",
     };
     let error = execution.error.clone().unwrap();
     assert_eq!(error.name, name);
@@ -101,8 +101,8 @@ async fn executions_have_the_form_of_the_documentation(runtime: Runtime) {
 
 #[each_runtime]
 async fn rich_results_have_the_types_that_values_tell(runtime: Runtime) {
-    let code = match runtime {
-        Runtime::Python => {
+    let code = match runtime.language() {
+        Language::Python => {
             "class Picture:
     def __repr__(self): return 'picture'
     def _repr_png_(self): return b'png'
@@ -112,7 +112,7 @@ async fn rich_results_have_the_types_that_values_tell(runtime: Runtime) {
 display(Picture())
 'last'"
         }
-        Runtime::JavaScript => {
+        Language::JavaScript => {
             "display({
   'text/plain': 'picture',
   'image/png': new TextEncoder().encode('png'),
@@ -133,18 +133,18 @@ display(Picture())
     assert!(!shown.is_main_result && last.is_main_result);
     assert_eq!(last.text().as_deref(), Some("'last'"));
     let errors: Json = shown.metadata["errors"].to().unwrap();
-    let message = match runtime {
-        Runtime::Python => "ValueError: no",
-        Runtime::JavaScript => "TypeError: image/svg+xml is text, not number",
+    let message = match runtime.language() {
+        Language::Python => "ValueError: no",
+        Language::JavaScript => "TypeError: image/svg+xml is text, not number",
     };
     assert_eq!(errors, json!({"image/svg+xml": message}));
 }
 
 #[each_runtime]
 async fn events_are_in_order(runtime: Runtime) {
-    let code = match runtime {
-        Runtime::Python => "print('a'); display(1); print('b'); display(2); print('c'); 3",
-        Runtime::JavaScript => {
+    let code = match runtime.language() {
+        Language::Python => "print('a'); display(1); print('b'); display(2); print('c'); 3",
+        Language::JavaScript => {
             "console.log('a'); display(1); console.log('b'); display(2); console.log('c'); 3"
         }
     };
@@ -167,9 +167,9 @@ async fn events_are_in_order(runtime: Runtime) {
 #[each_runtime]
 async fn contexts_have_their_own_globals(runtime: Runtime) {
     let sandbox = started(runtime).await;
-    let (define, read) = match runtime {
-        Runtime::Python => ("x = 'default'", "x"),
-        Runtime::JavaScript => ("const x = 'default'; var y = 1", "x"),
+    let (define, read) = match runtime.language() {
+        Language::Python => ("x = 'default'", "x"),
+        Language::JavaScript => ("const x = 'default'; var y = 1", "x"),
     };
     run(&sandbox, define).await;
     let context = sandbox.create_context(None).await.unwrap();
@@ -186,9 +186,9 @@ async fn contexts_have_their_own_globals(runtime: Runtime) {
     let listed = sandbox.contexts().await.unwrap();
     let ids: Vec<_> = listed.iter().map(|it| (it.id.as_str(), it.execution_count)).collect();
     assert_eq!(ids, [("default", 2), ("context-1", 3)]);
-    let language = match runtime {
-        Runtime::Python => "python",
-        Runtime::JavaScript => "javascript",
+    let language = match runtime.language() {
+        Language::Python => "python",
+        Language::JavaScript => "javascript",
     };
     assert!(listed.iter().all(|context| context.language == language));
 
@@ -218,23 +218,23 @@ async fn contexts_have_their_own_globals(runtime: Runtime) {
 async fn contexts_are_copied_by_forks_and_snapshots(runtime: Runtime) {
     let sandbox = started(runtime).await;
     let context = sandbox.create_context(None).await.unwrap();
-    let define = match runtime {
-        Runtime::Python => "x = [1]",
-        Runtime::JavaScript => "const x = [1]",
+    let define = match runtime.language() {
+        Language::Python => "x = [1]",
+        Language::JavaScript => "const x = [1]",
     };
     sandbox.run_code(define).context(&context.id).await.unwrap();
     let fork = sandbox.fork(1).await.unwrap().remove(0);
-    let change = match runtime {
-        Runtime::Python => "x.append(2)",
-        Runtime::JavaScript => "x.push(2)",
+    let change = match runtime.language() {
+        Language::Python => "x.append(2)",
+        Language::JavaScript => "x.push(2)",
     };
     fork.run_code(change).context(&context.id).await.unwrap();
     let snapshot = fork.snapshot().await.unwrap();
     let copy = snapshot.create_sandbox().await.unwrap();
     let read = async |sandbox: &Sandbox| {
-        let code = match runtime {
-            Runtime::Python => "len(x)",
-            Runtime::JavaScript => "x.length",
+        let code = match runtime.language() {
+            Language::Python => "len(x)",
+            Language::JavaScript => "x.length",
         };
         let execution = sandbox.run_code(code).context(&context.id).await.unwrap();
         (execution.text().unwrap(), execution.execution_count)
@@ -284,8 +284,8 @@ async fn a_context_has_its_own_main_module_and_calls_those_of_scripts() {
 async fn large_results_are_left_out_and_named(runtime: Runtime) {
     let limits = Limits { max_value_size: 100_000, ..Limits::default() };
     let sandbox = started_with(runtime, limits, isola::DenyAll).await;
-    let code = match runtime {
-        Runtime::Python => {
+    let code = match runtime.language() {
+        Language::Python => {
             "class A:
     def _repr_html_(self): return 'x' * 100_001
     def _repr_png_(self): return bytes(10 ** 8)
@@ -293,7 +293,7 @@ async fn large_results_are_left_out_and_named(runtime: Runtime) {
 display(A())
 'x' * 10 ** 6"
         }
-        Runtime::JavaScript => {
+        Language::JavaScript => {
             "display({
   'text/html': 'x'.repeat(100_001),
   'image/png': new Uint8Array(10 ** 7),
@@ -312,9 +312,9 @@ display(A())
     let text = last.text().unwrap();
     assert!(text.len() <= 100_000 && text.contains("characters"), "{}", text.len());
     // The size of the escaped text exceeds the limit.
-    let code = match runtime {
-        Runtime::Python => "display({'text/html': '\\n' * 90_000, 'a/b': 'c'}, raw=True)",
-        Runtime::JavaScript => "display({'text/html': '\\n'.repeat(90_000), 'a/b': 'c'})",
+    let code = match runtime.language() {
+        Language::Python => "display({'text/html': '\\n' * 90_000, 'a/b': 'c'}, raw=True)",
+        Language::JavaScript => "display({'text/html': '\\n'.repeat(90_000), 'a/b': 'c'})",
     };
     let execution = run(&sandbox, code).await;
     assert_eq!(execution.results[0].formats().collect::<Vec<_>>(), ["a/b"]);

@@ -1,6 +1,6 @@
 //! The functions that a host can call, and the delivery of their results.
 
-use isola::{Error, Runtime, args};
+use isola::{Error, Language, Runtime, args};
 use serde_json::json;
 use test_macros::each_runtime;
 
@@ -136,9 +136,9 @@ async fn generator_return_value_is_the_result_only_in_javascript(runtime: Runtim
         python: "def main():\n    yield 1\n    return 2\n",
         javascript: "function* main() { yield 1; return 2 }",
     };
-    let end = match runtime {
-        Runtime::Python => "null",
-        Runtime::JavaScript => "2",
+    let end = match runtime.language() {
+        Language::Python => "null",
+        Language::JavaScript => "2",
     };
     let value = run_main(runtime, script, args![]).await.unwrap();
     assert_eq!(value.as_str(), end);
@@ -162,9 +162,9 @@ async fn generator_error_follows_its_items(runtime: Runtime) {
 
 #[each_runtime]
 async fn missing_function_is_an_error(runtime: Runtime) {
-    let start = match runtime {
-        Runtime::Python => "NameError: name 'missing' is not defined",
-        Runtime::JavaScript => "ReferenceError: missing is not defined",
+    let start = match runtime.language() {
+        Language::Python => "NameError: name 'missing' is not defined",
+        Language::JavaScript => "ReferenceError: missing is not defined",
     };
     let sandbox = started(runtime).await;
     let error = sandbox.run("missing", args![]).await.unwrap_err();

@@ -1,20 +1,20 @@
 //! Evaluation of source code, with the value of its last expression.
 
-use isola::{Error, Runtime};
+use isola::{Error, Language, Runtime};
 use test_macros::each_runtime;
 
 use crate::fixture::{events, results, started};
 
 #[each_runtime]
 async fn value_of_the_last_expression_is_returned(runtime: Runtime) {
-    let rows = match runtime {
-        Runtime::Python => [
+    let rows = match runtime.language() {
+        Language::Python => [
             ("x = 20", "null"),
             ("x + 1", "21"),
             ("import asyncio\nawait asyncio.sleep(0, 'slept')", r#""slept""#),
             ("object", r#""<class 'object'>""#),
         ],
-        Runtime::JavaScript => [
+        Language::JavaScript => [
             ("var x = 20; undefined", "null"),
             ("x + 1", "21"),
             ("Promise.resolve('slept')", r#""slept""#),

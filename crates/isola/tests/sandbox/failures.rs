@@ -1,6 +1,6 @@
 //! Exceptions of user code: type, message, and the lines of the user's code.
 
-use isola::{Error, GuestException, Runtime, args};
+use isola::{Error, GuestException, Language, Runtime, args};
 use test_macros::each_runtime;
 
 use crate::fixture::{Script, loaded, started};
@@ -116,12 +116,12 @@ def main():
 
 #[each_runtime]
 async fn top_level_error_has_its_line(runtime: Runtime) {
-    let rows = match runtime {
-        Runtime::Python => [
+    let rows = match runtime.language() {
+        Language::Python => [
             ("x = 1\ny = x +\n", "SyntaxError: invalid syntax", "line 2"),
             ("x = 1\nundefined_name\n", "NameError: ", "line 2"),
         ],
-        Runtime::JavaScript => [
+        Language::JavaScript => [
             ("const x = 1;\nconst y = ;\n", "SyntaxError: ", ":2"),
             ("const x = 1;\nundefinedName;\n", "ReferenceError: ", ":2"),
         ],
@@ -138,8 +138,8 @@ async fn top_level_error_has_its_line(runtime: Runtime) {
 
 #[each_runtime]
 async fn unusual_exceptions_are_reported(runtime: Runtime) {
-    let rows = match runtime {
-        Runtime::Python => [
+    let rows = match runtime.language() {
+        Language::Python => [
             ("def main():\n    raise SystemExit(3)\n", "SystemExit"),
             ("def main():\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
             (
@@ -152,7 +152,7 @@ async fn unusual_exceptions_are_reported(runtime: Runtime) {
                 "ExceptionGroup",
             ),
         ],
-        Runtime::JavaScript => [
+        Language::JavaScript => [
             ("function main() { throw null }", ""),
             ("function main() { throw 'text' }", ""),
             ("function main() { throw {toString() { throw 1 }} }", ""),

@@ -5,7 +5,7 @@ use std::{future::IntoFuture, path::Path, time::Duration};
 
 use futures_util::StreamExt as _;
 use isola::{
-    Args, Error, Event, EventStream, Handlers, Host, Level, Limits, Mount, Permission, Runtime,
+    Args, Error, Event, EventStream, Handlers, Host, Level, Limits, Mount, Permission, Language, Runtime,
     Sandbox, Template, Value, http::Body,
 };
 use tokio::sync::OnceCell;
@@ -21,9 +21,11 @@ pub(crate) const RUNTIMES: [Runtime; 2] = [Runtime::Python, Runtime::JavaScript]
 /// tests.
 pub(crate) async fn template(runtime: Runtime) -> &'static Template {
     static PYTHON: OnceCell<Template> = OnceCell::const_new();
+    static PYTHON_DATA: OnceCell<Template> = OnceCell::const_new();
     static JAVASCRIPT: OnceCell<Template> = OnceCell::const_new();
     let cell = match runtime {
         Runtime::Python => &PYTHON,
+        Runtime::PythonData => &PYTHON_DATA,
         Runtime::JavaScript => &JAVASCRIPT,
     };
     cell.get_or_init(|| async { Template::builder(runtime).build().await.unwrap() }).await
@@ -38,9 +40,9 @@ pub(crate) struct Script {
 
 impl Script {
     pub(crate) fn of(self, runtime: Runtime) -> &'static str {
-        match runtime {
-            Runtime::Python => self.python,
-            Runtime::JavaScript => self.javascript,
+        match runtime.language() {
+            Language::Python => self.python,
+            Language::JavaScript => self.javascript,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use isola::{Error, Handlers, Limit, Limits, Runtime, Value, args};
+use isola::{Error, Handlers, Limit, Limits, Language, Runtime, Value, args};
 use test_macros::each_runtime;
 
 use crate::{
@@ -317,9 +317,9 @@ function main() { eval('('.repeat(1000000) + '1' + ')'.repeat(1000000)); return 
     for (what, script) in rows {
         let error = fail(runtime, script, Limits::default()).await;
         // These two are refused before any recursion.
-        let refused = match runtime {
-            Runtime::Python => what == "source code",
-            Runtime::JavaScript => what == "a deep value",
+        let refused = match runtime.language() {
+            Language::Python => what == "source code",
+            Language::JavaScript => what == "a deep value",
         };
         let code = if refused { "guest_exception" } else { "recursion_limit" };
         assert_eq!(error.code(), code, "{what}: {error}");

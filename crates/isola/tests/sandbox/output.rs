@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use isola::{Event, Handlers, Level, Limits, Runtime, Value, args};
+use isola::{Event, Handlers, Level, Limits, Language, Runtime, Value, args};
 use test_macros::each_runtime;
 use tokio::sync::Notify;
 
@@ -116,9 +116,9 @@ function* main() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let expected = match runtime {
-        Runtime::Python => ["out a", "1", "err b", "info c", "2", "out d", "end"],
-        Runtime::JavaScript => ["debug a", "1", "error b", "info c", "2", "warning d", "end"],
+    let expected = match runtime.language() {
+        Language::Python => ["out a", "1", "err b", "info c", "2", "out d", "end"],
+        Language::JavaScript => ["debug a", "1", "error b", "info c", "2", "warning d", "end"],
     };
     assert_eq!(shown, expected);
 }
@@ -145,9 +145,9 @@ function main() {
     };
     let sandbox = loaded(runtime, script).await;
     let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
-    let second = match runtime {
-        Runtime::Python => "b user='x'",
-        Runtime::JavaScript => "b { user: 'x' }",
+    let second = match runtime.language() {
+        Language::Python => "b user='x'",
+        Language::JavaScript => "b { user: 'x' }",
     };
     assert_eq!(
         log_records(&all),

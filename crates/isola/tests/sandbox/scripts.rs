@@ -1,6 +1,6 @@
 //! Scripts, loaded one after another into the same state.
 
-use isola::{Runtime, Template, args};
+use isola::{Language, Runtime, Template, args};
 use serde_json::json;
 use test_macros::each_runtime;
 
@@ -8,13 +8,13 @@ use crate::fixture::{Script, started};
 
 #[each_runtime]
 async fn later_scripts_see_earlier_ones(runtime: Runtime) {
-    let scripts = match runtime {
-        Runtime::Python => [
+    let scripts = match runtime.language() {
+        Language::Python => [
             "counter = 0\ndef count():\n    global counter\n    counter += 1\n    return counter\n",
             "count()\ncounter += 10\n",
             "class Thing:\n    def __init__(self): self.n = counter\ndef main():\n    return [Thing().n, count()]\n",
         ],
-        Runtime::JavaScript => [
+        Language::JavaScript => [
             "let counter = 0;\nfunction count() { return ++counter }\n",
             "count();\ncounter += 10;",
             "class Thing { constructor() { this.n = counter } }\nconst main = () => [new Thing().n, count()];\n",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use isola::{Args, Error, Event, Handlers, Limits, Runtime, Sandbox, Template, args};
+use isola::{Args, Error, Event, Handlers, Limits, Language, Runtime, Sandbox, Template, args};
 use serde_json::{Value as Json, json};
 use test_macros::each_runtime;
 
@@ -93,9 +93,9 @@ async fn copies_have_the_state_and_are_independent(runtime: Runtime) {
     assert_eq!(run(&grandchild, "step", args![]).await, json!([24, 5]));
     assert_eq!(run(&grandchild, "pull", args![]).await, json!(2));
     grandchild
-        .load_script(match runtime {
-            Runtime::Python => "import decimal\ndef late(): return str(decimal.Decimal(count))",
-            Runtime::JavaScript => "const late = () => String(count)",
+        .load_script(match runtime.language() {
+            Language::Python => "import decimal\ndef late(): return str(decimal.Decimal(count))",
+            Language::JavaScript => "const late = () => String(count)",
         })
         .await
         .unwrap();
@@ -201,11 +201,11 @@ async fn each_child_has_its_own_host_and_environment(runtime: Runtime) {
     let parent = template.sandbox().env("A", "1").env("B", "1").create().await.unwrap();
     parent.start().await.unwrap();
     parent.load_script(IDENTITY.of(runtime)).await.unwrap();
-    let call = match runtime {
-        Runtime::Python => {
+    let call = match runtime.language() {
+        Language::Python => {
             "from sandbox.asyncio import hostcall\nasync def ask(): return await hostcall('who', None)\n"
         }
-        Runtime::JavaScript => "const ask = () => hostcall('who', null)",
+        Language::JavaScript => "const ask = () => hostcall('who', null)",
     };
     parent.load_script(call).await.unwrap();
     let snapshot = parent.snapshot().await.unwrap();
@@ -289,9 +289,9 @@ async fn sandbox_that_is_not_idle_is_refused(runtime: Runtime) {
     assert!(matches!(sandbox.snapshot().await, Err(Error::NotRunning)));
     sandbox.start().await.unwrap();
     sandbox
-        .load_script(match runtime {
-            Runtime::Python => "import asyncio\nasync def wait(): await asyncio.sleep(60)",
-            Runtime::JavaScript => "const wait = () => new Promise(r => setTimeout(r, 60000))",
+        .load_script(match runtime.language() {
+            Language::Python => "import asyncio\nasync def wait(): await asyncio.sleep(60)",
+            Language::JavaScript => "const wait = () => new Promise(r => setTimeout(r, 60000))",
         })
         .await
         .unwrap();
@@ -312,9 +312,9 @@ async fn sandbox_that_is_not_idle_is_refused(runtime: Runtime) {
 async fn child_of_a_closed_sandbox_continues(runtime: Runtime) {
     let parent = started(runtime).await;
     parent
-        .load_script(match runtime {
-            Runtime::Python => "x = 5\ndef hang():\n    while True: pass\ndef get(): return x",
-            Runtime::JavaScript => {
+        .load_script(match runtime.language() {
+            Language::Python => "x = 5\ndef hang():\n    while True: pass\ndef get(): return x",
+            Language::JavaScript => {
                 "const x = 5; const hang = () => { for (;;); }; const get = () => x"
             }
         })
@@ -337,11 +337,11 @@ async fn prelude_runs_once_and_sandboxes_are_independent(runtime: Runtime) {
     let template =
         Template::builder(runtime).prelude(PRELUDE.of(runtime)).env("A", "1").build().await;
     let template = template.unwrap();
-    let script = match runtime {
-        Runtime::Python => {
+    let script = match runtime.language() {
+        Language::Python => {
             "def main():\n    global calls\n    calls += 1\n    return [token, table[-1], calls]\ndef env():\n    import os\n    return dict(os.environ)"
         }
-        Runtime::JavaScript => {
+        Language::JavaScript => {
             "const main = () => [token, table.at(-1), ++calls]; const env = () => ({...process.env})"
         }
     };
@@ -368,11 +368,11 @@ async fn prelude_runs_once_and_sandboxes_are_independent(runtime: Runtime) {
 
 #[each_runtime]
 async fn prelude_with_hostcalls_runs_in_each_sandbox(runtime: Runtime) {
-    let prelude = match runtime {
-        Runtime::Python => {
+    let prelude = match runtime.language() {
+        Language::Python => {
             "from sandbox.asyncio import hostcall, run\nasync def ask():\n    try: return await hostcall('who', None)\n    except Exception as error: return str(error)\nwho = run(ask())\n"
         }
-        Runtime::JavaScript => {
+        Language::JavaScript => {
             "try { globalThis.who = await hostcall('who', null) } catch (error) { globalThis.who = String(error) }\n"
         }
     };
@@ -383,9 +383,9 @@ async fn prelude_with_hostcalls_runs_in_each_sandbox(runtime: Runtime) {
         });
         let sandbox = template.sandbox().host(host).create().await.unwrap();
         sandbox.start().await.unwrap();
-        let script = match runtime {
-            Runtime::Python => "def main(): return who",
-            Runtime::JavaScript => "const main = () => who",
+        let script = match runtime.language() {
+            Language::Python => "def main(): return who",
+            Language::JavaScript => "const main = () => who",
         };
         sandbox.load_script(script).await.unwrap();
         assert_eq!(run(&sandbox, "main", args![]).await, json!(name));

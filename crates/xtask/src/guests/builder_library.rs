@@ -69,6 +69,20 @@ fn replace(program: &[u8], library: &Library) -> Result<Vec<u8>> {
     Ok(changed)
 }
 
+/// Returns a file of the library in a program.
+pub fn file(program: &[u8], name: &str) -> Result<Vec<u8>> {
+    let (_, _, archive) = find(program)?;
+    for entry in tar::Archive::new(archive.as_slice()).entries()? {
+        let mut entry = entry?;
+        if entry.path()? == Path::new(name) {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            return Ok(content);
+        }
+    }
+    anyhow::bail!("the builder's library contains no {name}")
+}
+
 /// Finds the compressed library in a program: its position, its length and the archive.
 fn find(program: &[u8]) -> Result<(usize, usize, Vec<u8>)> {
     let mut found = Vec::new();

@@ -137,7 +137,7 @@ const COMPILE: [&str; 9] = [
 ];
 
 /// The options of the linker. The builder resolves what is undefined.
-const LINK: [&str; 6] = [
+pub const LINK: [&str; 6] = [
     "-shared",
     "--experimental-pic",
     "--no-entry",
@@ -147,12 +147,12 @@ const LINK: [&str; 6] = [
 ];
 
 /// A C file to compile.
-struct Unit {
-    source: PathBuf,
-    options: Vec<String>,
+pub struct Unit {
+    pub source: PathBuf,
+    pub options: Vec<String>,
     /// Options that contain paths of this machine.
-    paths: Vec<String>,
-    object: PathBuf,
+    pub paths: Vec<String>,
+    pub object: PathBuf,
 }
 
 /// Compiles the modules whose inputs have changed. Returns the directory that contains all
@@ -295,7 +295,7 @@ impl SourceLibrary {
 }
 
 /// Compiles files, as many at the same time as there are processors.
-fn compile_all(compiler: &CCompiler, target: &Path, units: &[Unit]) -> Result<()> {
+pub fn compile_all(compiler: &CCompiler, target: &Path, units: &[Unit]) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -314,7 +314,9 @@ fn compile_all(compiler: &CCompiler, target: &Path, units: &[Unit]) -> Result<()
 
 fn compile(compiler: &CCompiler, target: &Path, unit: &Unit) -> Result<()> {
     let unfinished = unit.object.with_extension("unfinished.o");
-    let mut command = zig(compiler, "cc");
+    // The suffix alone does not make it use the C++ library.
+    let is_cxx = ["cc", "cpp"].iter().any(|end| unit.source.extension() == Some(end.as_ref()));
+    let mut command = zig(&compiler.zig, if is_cxx { "c++" } else { "cc" });
     command
         .args(COMPILE)
         .args(&unit.options)
@@ -330,15 +332,16 @@ fn compile(compiler: &CCompiler, target: &Path, unit: &Unit) -> Result<()> {
         .with_context(|| format!("no object was created from {}", unit.source.display()))
 }
 
-fn link(compiler: &CCompiler, objects: &[PathBuf], output: &Path) -> Result<()> {
-    let mut command = zig(compiler, "wasm-ld");
+/// Links objects and archives as a native module.
+pub fn link(compiler: &CCompiler, objects: &[PathBuf], output: &Path) -> Result<()> {
+    let mut command = zig(&compiler.zig, "wasm-ld");
     command.args(LINK).args(objects).arg("-o").arg(output);
     process::run_quiet(command)
 }
 
 /// Creates a command of Zig whose environment does not depend on the machine.
-fn zig(compiler: &CCompiler, name: &str) -> Command {
-    let mut command = Command::new(&compiler.zig);
+pub fn zig(program: &Path, name: &str) -> Command {
+    let mut command = Command::new(program);
     command.arg(name).env_clear();
     for name in ["PATH", "HOME"] {
         if let Some(value) = env::var_os(name) {

@@ -18,7 +18,7 @@ from importlib.metadata import Distribution
 from importlib.resources.abc import Traversable, TraversableResources
 from importlib.util import spec_from_file_location
 
-from isola_guest import native
+from isola_guest import edition, native
 
 # The directory of the library in tracebacks. It does not exist.
 ROOT = "/lib/python3.14"
@@ -214,13 +214,15 @@ def bundle():
         sys.version = f"{interpreter}], standard library {version.read()}"
     _renew_frozen()
     packages = importlib.util.find_spec("yaml")
-    _add_tree(os.path.dirname(os.path.dirname(packages.origin)), SITE)
+    site = os.path.dirname(os.path.dirname(packages.origin))
+    _add_tree(site, SITE)
+    _add_native(site)
     _add_directory(native.DIRECTORY)
     # Before the finder of `sys.path`, so that imports of the library never access the
     # file system.
     sys.meta_path.insert(2, BundledLoader)
     stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
-    for name in NATIVE + PRELOADED:
+    for name in (*NATIVE, *PRELOADED, *edition.PRELOADED):
         importlib.import_module(name)
     for name, module in sys.modules.items():
         if isinstance(module.__loader__, ExtensionFileLoader):
@@ -269,6 +271,16 @@ def _add_directory(directory):
     for file in sorted(os.listdir(directory)):
         if file.endswith(".py") and file != "__init__.py":
             _add_module(directory, os.path.join(directory, file), ROOT)
+
+
+def _add_native(root):
+    """Adds the native modules of the packages, which are linked by their paths here."""
+    for directory, _, files in os.walk(root):
+        for file in files:
+            if file.endswith(".so"):
+                path = os.path.join(directory, file)
+                name = path[len(root) + 1 :].partition(".")[0].replace("/", ".")
+                _native[name] = path
 
 
 def _add_data(directory, relative, files):

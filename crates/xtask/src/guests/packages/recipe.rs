@@ -1,0 +1,107 @@
+//! How a package is built: a file in `guests/python/packages`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::workspace;
+
+/// The recipe of a package.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    pub name: String,
+    pub version: String,
+    /// The SHA-256 of the source distribution.
+    pub sha256: String,
+    /// The licence, for `docs/internals/dependencies.md`.
+    #[allow(dead_code, reason = "read from the file by `generate`")]
+    pub licence: String,
+    pub build: Build,
+    /// Parts of paths of files that the guest does not need.
+    #[serde(default)]
+    pub remove: Vec<String>,
+    /// Changes to the sources.
+    #[serde(default)]
+    pub replace: Vec<Replace>,
+    /// The text of the recipe.
+    #[serde(skip)]
+    pub text: String,
+}
+
+/// The build system of a package.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Build {
+    Meson(MesonBuild),
+    Extensions(ExtensionsBuild),
+}
+
+/// A package that is built by meson.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MesonBuild {
+    /// The meson that the sources contain, instead of the installed one.
+    pub program: Option<String>,
+    pub options: Vec<String>,
+    /// Properties of the machine, in the syntax of meson. `{files}` stands for the
+    /// directory of the package that was built before.
+    #[serde(default)]
+    pub properties: Vec<String>,
+    /// Options of the C++ compiler.
+    #[serde(default)]
+    pub cpp_options: Vec<String>,
+}
+
+/// A package whose native modules consist of a few files.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ExtensionsBuild {
+    /// The directory that contains the Python packages, and their names.
+    pub root: String,
+    pub packages: Vec<String>,
+    pub modules: Vec<Extension>,
+}
+
+/// A native module.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Extension {
+    pub name: String,
+    /// C, C++ and Cython files.
+    pub sources: Vec<String>,
+    /// Directories of headers.
+    #[serde(default)]
+    pub includes: Vec<String>,
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+/// A change to a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Replace {
+    pub file: String,
+    /// A text that the file contains exactly once.
+    pub old: String,
+    pub new: String,
+}
+
+impl Recipe {
+    pub fn read(name: &str) -> Result<Recipe> {
+        let file = format!("guests/python/packages/{name}.toml");
+        let text = fs::read_to_string(workspace::root().join(&file))
+            .with_context(|| format!("cannot read {file}"))?;
+        let recipe: Recipe =
+            toml::from_str(&text).with_context(|| format!("{file} is not valid"))?;
+        Ok(Recipe { text, ..recipe })
+    }
+
+    /// Reports whether the guest does not need this file.
+    pub fn is_removed(&self, path: &Path) -> bool {
+        let path = format!("/{}", path.display());
+        self.remove.iter().any(|part| path.contains(part.as_str()))
+    }
+}

@@ -1,0 +1,9 @@
+"""What the runtime `python` contains besides the standard library.
+
+The build copies the file of a runtime to `isola_guest/edition.py`.
+"""
+
+NAME = "python"
+
+# Modules of packages that are imported into the snapshot.
+PRELOADED = ()
