@@ -16,6 +16,9 @@ _recursion_limit = None
 # The arguments of the program, without its name.
 arguments = []
 
+# Reseeds the global generator of numpy, if this runtime contains it.
+_reseed_numpy = getattr(sys.modules.get("numpy.random"), "seed", None)
+
 # The directory in which scripts start if the sandbox has files of its own.
 _HOME = pwd.getpwuid(os.getuid()).pw_dir
 
@@ -74,6 +77,8 @@ def _packages(env):
 def _reseed():
     """Reseeds random numbers so that copies differ, as CPython does in a child process."""
     random.seed()
+    if _reseed_numpy is not None:
+        _reseed_numpy()
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile._name_sequence = None
