@@ -16,8 +16,17 @@ use crate::process;
 
 /// The options of all packages. Libraries of C++ throw no exceptions: a merged module
 /// cannot catch them.
-const COMPILE: [&str; 7] =
-    ["-target", "wasm32-wasi", "-fPIC", "-g0", "-msimd128", "-fno-sanitize=all", "-D_GNU_SOURCE"];
+const COMPILE: [&str; 8] = [
+    "-target",
+    "wasm32-wasi",
+    "-fPIC",
+    "-g0",
+    "-msimd128",
+    "-fno-sanitize=all",
+    "-D_GNU_SOURCE",
+    // The warnings are those of another project.
+    "-w",
+];
 
 #[derive(clap::Args)]
 pub struct CompilerArgs {
@@ -76,10 +85,8 @@ fn linker(args: &CompilerArgs, arguments: &[OsString]) -> Result<Command> {
     let mut command = native_modules::zig(&args.zig, "wasm-ld");
     command.args(native_modules::LINK);
     command.args(arguments.iter().filter(|argument| ends(argument, "o")));
-    // A build system lists the archives of a module as a group.
-    command.arg("--start-group");
+    // The linker searches all archives again, so their order does not matter.
     command.args(arguments.iter().filter(|argument| ends(argument, "a")));
-    command.arg("--end-group");
     command.args(support::ARCHIVES.map(|name| args.support.join(name)));
     command.arg("-o").arg(output);
     Ok(command)

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::recipe::MesonBuild;
@@ -52,7 +52,7 @@ pub fn build(
 
     let mut ninja = command(tools, &scratch);
     ninja.arg(tools.packages.bin.join("ninja")).arg("-C").arg(&objects).arg("--quiet");
-    process::run_quiet(ninja).context("ninja cannot compile it")?;
+    compile(ninja)?;
 
     let installed = scratch.join("installed");
     let mut install = command(tools, &scratch);
@@ -62,6 +62,17 @@ pub fn build(
     copy(&installed.join("usr").join(SITE), files)?;
     remove_paths(dir, files)?;
     fs::remove_dir_all(&scratch)?;
+    Ok(())
+}
+
+/// Runs ninja. Its error is that of the first command that failed.
+fn compile(ninja: Command) -> Result<()> {
+    let captured = process::capture(ninja)?;
+    if !captured.status.success() {
+        let failed = captured.text.find("FAILED:").unwrap_or(0);
+        let lines: Vec<&str> = captured.text[failed..].lines().take(20).collect();
+        bail!("ninja cannot compile it:\n{}", lines.join("\n"));
+    }
     Ok(())
 }
 

@@ -8,6 +8,9 @@ use serde::Deserialize;
 
 use crate::workspace;
 
+/// The directory of the recipes.
+pub const DIRECTORY: &str = "guests/python/packages";
+
 /// The recipe of a package.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -23,6 +26,9 @@ pub struct Recipe {
     /// Parts of paths of files that the guest does not need.
     #[serde(default)]
     pub remove: Vec<String>,
+    /// Files of this repository that are added to the sources.
+    #[serde(default)]
+    pub add: Vec<Add>,
     /// Changes to the sources.
     #[serde(default)]
     pub replace: Vec<Replace>,
@@ -79,6 +85,15 @@ pub struct Extension {
     pub options: Vec<String>,
 }
 
+/// A file that is added.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Add {
+    pub file: String,
+    /// Its path in `guests/python/packages`.
+    pub from: String,
+}
+
 /// A change to a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -91,7 +106,7 @@ pub struct Replace {
 
 impl Recipe {
     pub fn read(name: &str) -> Result<Recipe> {
-        let file = format!("guests/python/packages/{name}.toml");
+        let file = format!("{DIRECTORY}/{name}.toml");
         let text = fs::read_to_string(workspace::root().join(&file))
             .with_context(|| format!("cannot read {file}"))?;
         let recipe: Recipe =

@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
-use super::recipe::{Recipe, Replace};
+use super::recipe::{DIRECTORY, Recipe, Replace};
+use crate::guests::{clear, copy};
 use crate::setup::{GUEST_PYTHON_VERSION, PackageTools};
 use crate::{digest, process, workspace};
 
@@ -23,6 +24,9 @@ pub fn unpack(recipe: &Recipe, tools: &PackageTools, dir: &Path) -> Result<()> {
     ensure!(entries.next().is_none(), "the source distribution has more than one directory");
     fs::rename(top.path(), dir)?;
     fs::remove_dir(&unpacked)?;
+    for added in &recipe.add {
+        copy(&workspace::root().join(DIRECTORY).join(&added.from), &dir.join(&added.file))?;
+    }
     recipe.replace.iter().try_for_each(|change| apply(change, dir))
 }
 
@@ -36,7 +40,7 @@ fn download(recipe: &Recipe, tools: &PackageTools) -> Result<Vec<u8>> {
         return Ok(archive);
     }
     let scratch = downloads.join(format!("{}.unfinished", recipe.name));
-    super::super::clear(&scratch)?;
+    clear(&scratch)?;
     let mut unearth = Command::new(tools.bin.join("unearth"));
     // `pip download` would run the configuration of the package.
     unearth.args(["--no-binary", "--python-version", GUEST_PYTHON_VERSION, "--download"]);
