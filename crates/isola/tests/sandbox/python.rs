@@ -17,4 +17,5 @@ mod serde;
 mod stand_ins;
 mod stubs;
 mod uploads;
+mod values;
 mod waits;

@@ -5,7 +5,6 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 import __main__ as _build_main  # noqa: F401  (ensures that the name exists)
 import builtins
 import inspect
-import json
 import linecache
 import os
 import sys
@@ -16,6 +15,7 @@ from wit_world.imports import host
 
 from . import (
     code,
+    conversions,
     dependencies,
     files,
     finish as end,
@@ -187,7 +187,9 @@ def _representable(value):
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         return value
     try:
-        json.dumps(value, allow_nan=False)
+        values.encode(value)
+    except values.ValueTooLarge:
+        raise
     except (TypeError, ValueError, RecursionError):
         return repr(value)
     return value
@@ -208,8 +210,8 @@ def _resolve(result):
         result = loop.run(_await(result))
     if isinstance(result, _JSON_LIKE) or result is None:
         return result
-    if isinstance(result, _BYTES_LIKE):
-        return result  # `encode` rejects it with a message
+    if isinstance(result, _BYTES_LIKE) or conversions.is_whole(result):
+        return result  # `encode` converts it, or rejects it with a message
     if hasattr(result, "__aiter__"):
         loop.run(_drain(result))
         return None

@@ -5,24 +5,31 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 import json
 import math
 
+from . import conversions
+
 _decoder = json.JSONDecoder()
 _scan = _decoder.scan_once
 
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_encode_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+# The maximum length of a path in an error message, in characters.
+_MAX_PATH_CHARS = 200
+
+max_size = 16 * 1024 * 1024
+
+
+def _default(value):
+    """Returns what is sent in place of a value that the encoder does not know."""
+    return conversions.plain(value, max_size)
+
+
+_encode_ascii = json.JSONEncoder(default=_default, allow_nan=False, separators=(",", ":")).encode
 
 # The part of the encoder that is written in C. The class creates a new one for each
 # value, which takes longer than encoding a small value. `_parents` detects cycles; it is
 # empty after each value unless an error interrupted the encoder.
 _parents = {}
 _encode_chunks = json.encoder.c_make_encoder(
-    _parents, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+    _parents, _default, json.encoder.encode_basestring, None, ":", ",", False, False, False
 )
-
-# The maximum length of a path in an error message, in characters.
-_MAX_PATH_CHARS = 200
-
-max_size = 16 * 1024 * 1024
 
 
 class InvalidValue(TypeError):
@@ -63,6 +70,9 @@ def encode(value):
                 size = len(text)
         else:
             size = len(text)
+    except conversions.TooManyElements as error:
+        _parents.clear()
+        raise ValueTooLarge(f"{error}: {max_size} bytes are allowed") from None
     except (TypeError, ValueError) as error:
         _parents.clear()
         path, why = _find_invalid(value)
@@ -97,7 +107,7 @@ def _find_invalid(value):
             continue
         if isinstance(part, float):
             if not math.isfinite(part):
-                return path, f"{part!r} is not a JSON value"
+                return path, conversions.refusal(part)
             continue
         if any(part is parent for parent in parents):
             return path, "it contains itself"
@@ -105,11 +115,16 @@ def _find_invalid(value):
         if isinstance(part, dict):
             for key in part:
                 if not (key is None or isinstance(key, (str, int, float))):
-                    return path, f"a key of type {type(key).__name__} is not a JSON key"
+                    return path, conversions.key_refusal(key)
+                if isinstance(key, float) and not math.isfinite(key):
+                    return path, f"the key {float(key)!r} is not a JSON key; use str(key)"
             children = [(child, f"{path}.{key}", parents) for key, child in part.items()]
         elif isinstance(part, (list, tuple)):
             children = [(child, f"{path}[{i}]", parents) for i, child in enumerate(part)]
         else:
-            return path, f"{type(part).__name__} is not a JSON value"
+            try:
+                children = [(_default(part), path, parents)]
+            except TypeError:
+                return path, conversions.refusal(part)
         stack.extend(reversed(children))
     return "the value", None
