@@ -8,6 +8,7 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 
 import asyncio
 import contextlib
+import time
 from asyncio.tasks import _eager_tasks
 from itertools import count
 
@@ -65,6 +66,9 @@ class Exchange:
     their end with `run_blocking`, even while a loop is running.
     """
 
+    # The time limit of each wait in seconds. After a `TimeoutError` the exchange is over.
+    timeout = None
+
     def __init__(self, request, chunks, blocking):
         self._number = next(_numbers)
         self._blocking = blocking
@@ -104,6 +108,7 @@ class Exchange:
         try:
             data = await self._next_completion()
         except BaseException:
+            waiting.pop(self._number, None)
             self.close()
             raise
         self._over = not data
@@ -119,8 +124,18 @@ class Exchange:
 
     async def _next_completion(self):
         if self._blocking:
-            return _block(_sync_future(self._number, RequestError))
-        return await _completion(asyncio.get_running_loop(), self._number, RequestError)
+            return _block(_sync_future(self._number, RequestError), self.timeout)
+        loop = asyncio.get_running_loop()
+        if self.timeout is None:
+            return await _completion(loop, self._number, RequestError)
+        return await self._waited(_future(loop, self._number, RequestError))
+
+    async def _waited(self, future):
+        """Waits for a future within the time limit."""
+        if self._blocking:
+            return _block(future, self.timeout)
+        async with asyncio.timeout(self.timeout):
+            return await future
 
     async def _send_and_wait(self):
         # The future is created first, since the response may arrive at any time.
@@ -138,6 +153,10 @@ class Exchange:
             async for chunk in chunks:
                 if not await self._write(chunk):
                     return
+        self._finish()
+
+    def _finish(self):
+        """Ends the request's body."""
         if not self._over:
             try:
                 host.finish(self._number)
@@ -154,7 +173,7 @@ class Exchange:
         accepted = _uploads[number] = _SyncFuture() if self._blocking else loop().create_future()
         try:
             host.write(number, chunk)
-            return _block(accepted) if self._blocking else await accepted
+            return await self._waited(accepted)
         except Err as refusal:
             # If the request has ended, its completion has the more specific error.
             if (known := waiting.get(number)) is None or known[0].done():
@@ -171,6 +190,49 @@ class Exchange:
         self.close()
         if future is not None and not future.done():
             future.set_exception(error)
+
+
+class PushedExchange(Exchange):
+    """An exchange whose owner sends the body itself, piece by piece."""
+
+    def __init__(self, request, blocking):
+        super().__init__(request, None, blocking)
+        # Created first, since the response may arrive at any time.
+        if blocking:
+            self._head = _sync_future(self._number, RequestError)
+        else:
+            self._head = _future(asyncio.get_running_loop(), self._number, RequestError)
+
+    @property
+    def has_response(self):
+        """True if the response, or the error in its place, has arrived."""
+        return self._head.done()
+
+    async def send(self, piece):
+        """Sends a piece of the body. Returns whether the host accepts more."""
+        return await self._write(piece)
+
+    def finish(self):
+        """Ends the body, of which all pieces were sent."""
+        self._finish()
+
+    async def head(self):
+        """Returns the response without its body."""
+        try:
+            head = await self._waited(self._head)
+        except BaseException:
+            self.close()
+            raise
+        self._over = head.complete
+        return head
+
+    def close(self):
+        """Closes the connection, in any state of the request."""
+        if not self._head.done():
+            waiting.pop(self._number, None)
+            if not self._blocking:
+                self._head.cancel()
+        super().close()
 
 
 def run_blocking(coroutine):
@@ -242,11 +304,19 @@ def _sync_future(number, failure):
     return future
 
 
-def _block(future):
+def _block(future, timeout=None):
     """Blocks until a future is settled. Other completions settle their own futures."""
     stdio.flush()
+    if timeout is None:
+        while not future.settled:
+            settle(host.wait(None))
+        return _result(future)
+    end = time.monotonic() + timeout
     while not future.settled:
-        settle(host.wait(None))
+        rest = end - time.monotonic()
+        if rest <= 0:
+            raise TimeoutError("timed out")
+        settle(host.wait(int(rest * 1e9) + 1))
     return _result(future)
 
 

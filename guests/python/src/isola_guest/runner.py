@@ -14,6 +14,7 @@ from componentize_py_types import Err
 from wit_world.imports import host
 
 from . import (
+    clients,
     code,
     conversions,
     dependencies,
@@ -50,6 +51,7 @@ def prepare():
     waits.install()
     locales.install()
     sockets.install()
+    clients.install()
     processes.install()
     # The environment of the build is not that of a sandbox.
     os.environ.clear()

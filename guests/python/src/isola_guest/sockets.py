@@ -12,7 +12,9 @@ import socket
 from .builtin import Builtin
 from .os_functions import HOST_NAME
 
-_UNAVAILABLE = "a sandbox has no sockets: use sandbox.http for HTTP"
+_UNAVAILABLE = (
+    "a sandbox has no sockets: use sandbox.http, urllib.request, requests or httpx for HTTP"
+)
 
 _real_init = socket.socket.__init__
 _real_lookups = {

@@ -56,6 +56,17 @@ from isola_guest.key_derivation import pbkdf2_hmac, scrypt
 __all__ += ("pbkdf2_hmac",)
 """
 
+# Added to `ssl`: the sockets of HTTP clients get the host's TLS.
+_HOST_TLS = b"""
+from isola_guest.clients.sockets import with_host_tls as _with_host_tls
+SSLSocket._create = _with_host_tls(SSLSocket.__dict__["_create"])
+"""
+
+# The function by which `http.client` connects, and the one in its place.
+_CONNECT = b"self._create_connection = socket.create_connection"
+_CONNECT_BY_HOST = b"self._create_connection = _create_connection"
+_IMPORT_CONNECT = b"\nfrom isola_guest.clients.sockets import create_connection as _create_connection\n"
+
 # Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
 
@@ -307,6 +318,12 @@ def _add_module(root, path, location):
         source = _with_closed_quotes(source)
     elif name == "hashlib":
         source += _KEY_DERIVATION
+    elif name == "ssl":
+        source += _HOST_TLS
+    elif name == "http.client":
+        if source.count(_CONNECT) != 1:
+            raise RuntimeError("http.client connects in an unknown way")
+        source = source.replace(_CONNECT, _CONNECT_BY_HOST) + _IMPORT_CONNECT
     elif name == "ctypes":
         # The functions of the interpreter's C API cannot be called. Packages ask whether
         # they exist, since other interpreters have none.

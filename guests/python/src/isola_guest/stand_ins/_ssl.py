@@ -9,7 +9,10 @@ no protocol exists.
 import errno as _errno
 import os as _os
 
-_UNAVAILABLE = "TLS is not available in this guest: use sandbox.http for HTTPS"
+_UNAVAILABLE = (
+    "TLS is not available in this guest: use sandbox.http, urllib.request, requests or httpx"
+    " for HTTPS"
+)
 
 # The interface is that of this version, which packages compare with their minimum.
 OPENSSL_VERSION = "OpenSSL 3.0.0 (its interface only: this guest has no TLS)"
