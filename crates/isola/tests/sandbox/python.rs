@@ -11,6 +11,7 @@ mod http;
 mod importlib;
 mod interpreter;
 mod key_derivation;
+mod known_packages;
 mod logging;
 mod packages;
 mod serde;

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from importlib import metadata
 
-from . import remote
+from . import known_packages, remote
 
 _BEGIN = "# /// script"
 _END = "# ///"
@@ -76,9 +76,15 @@ def _check_installed(requirement, where):
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
+        why = known_packages.reason_of_package(name)
         raise ModuleNotFoundError(
             f"{where}: it depends on {name!r}, which is neither bundled with this guest nor on a "
-            f"mount; give a URL as in '{name} @ https://...', or mount a site-packages directory",
+            + (
+                f"mount: {why}"
+                if why
+                else f"mount; give a URL as in '{name} @ https://...', or mount a site-packages "
+                "directory"
+            ),
             name=name,
         ) from None
     if not requirement.specifier.contains(version, prereleases=True):

@@ -20,6 +20,7 @@ from . import (
     dependencies,
     files,
     finish as end,
+    known_packages,
     locales,
     loop,
     processes,
@@ -52,6 +53,7 @@ def prepare():
     locales.install()
     sockets.install()
     clients.install()
+    known_packages.install()
     processes.install()
     # The environment of the build is not that of a sandbox.
     os.environ.clear()
