@@ -1,6 +1,7 @@
 //! The API of the Python guest: the package `sandbox`.
 
 mod asyncio;
+mod clients;
 mod compression;
 mod dependencies;
 mod depth;

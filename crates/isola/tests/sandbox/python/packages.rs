@@ -4,7 +4,7 @@ use isola::{Mount, Runtime, Template, args};
 use serde_json::json;
 
 /// Returns the directory of real packages, installed by `pip install --target`.
-fn site_packages() -> std::path::PathBuf {
+pub(super) fn site_packages() -> std::path::PathBuf {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
     std::path::Path::new(dir)
         .canonicalize()
@@ -74,4 +74,37 @@ def main():
     sandbox.load_script(script).await.unwrap();
     let seen = sandbox.run("main", args![]).await.unwrap();
     assert_eq!(seen, json!("/lib/site-packages/attrs/__init__.py"));
+}
+
+/// Packages that need little of what a sandbox does not have.
+#[tokio::test]
+async fn popular_packages_do_a_small_task() {
+    let template = Template::builder(Runtime::Python)
+        .mount(Mount::new(site_packages(), "/packages"))
+        .env("PYTHONPATH", "/packages")
+        .build()
+        .await
+        .unwrap();
+    for (package, expected) in [
+        ("sympy", json!(["x*cos(x) + sin(x)", "x**3/3", ["-sqrt(2)", "sqrt(2)"]])),
+        ("hypothesis", json!([true, true])),
+        ("fsspec", json!(["text", ["/dir/a.txt"], true])),
+        ("trio", json!([[1, 2, 3], true])),
+        ("anyio", json!([1, true, true])),
+        ("httpcore", json!(["HTTP is disabled for this sandbox", "b'/b'"])),
+        ("uvicorn", json!([true, false])),
+        ("botocore", json!([["one"], "https://s3.amazonaws.com/b/k", "ConnectionClosedError"])),
+        ("rich", json!([true, true])),
+        ("platformdirs", json!(["/root/.local/share/app", "app"])),
+        ("pint", json!([10.0, "50.8 mm"])),
+        ("fpdf", json!(["%PDF-", true])),
+        ("werkzeug", json!(["GET 1", true])),
+    ] {
+        let sandbox = template.sandbox().create().await.unwrap();
+        sandbox.start().await.unwrap();
+        sandbox.load_script(include_str!("popular.py")).await.unwrap();
+        let seen = sandbox.run("main", args![package]).await;
+        let seen = seen.unwrap_or_else(|error| panic!("{package}: {error}"));
+        assert_eq!(seen, expected, "{package}");
+    }
 }

@@ -38,7 +38,8 @@ import asyncio.sslproto, http.client, io, ssl, urllib.request
 context = ssl.create_default_context()
 bio = ssl.MemoryBIO()
 ";
-    let refused = "SSLError: TLS is not available in this guest: use sandbox.http for HTTPS";
+    let refused = "SSLError: TLS is not available in this guest: use sandbox.http, urllib.request, \
+                   requests or httpx for HTTPS";
     check(
         script,
         &[
@@ -66,11 +67,11 @@ bio = ssl.MemoryBIO()
             ("ssl.Purpose.SERVER_AUTH.oid", "'1.3.6.1.5.5.7.3.1'"),
             (
                 "urllib.request.urlopen('https://localhost/')",
-                "URLError: <urlopen error [Errno -4] a sandbox has no sockets: use sandbox.http",
+                "URLError: <urlopen error HTTP is disabled for this sandbox>",
             ),
             (
-                "http.client.HTTPSConnection('localhost').connect()",
-                "gaierror: [Errno -4] a sandbox ",
+                "http.client.HTTPSConnection('localhost').request('GET', '/')",
+                "ConnectionError: HTTP is",
             ),
         ],
     )
@@ -79,7 +80,7 @@ bio = ssl.MemoryBIO()
 
 #[tokio::test]
 async fn sockets_are_refused_with_the_reason() {
-    let refused = "a sandbox has no sockets: use sandbox.http for HTTP";
+    let refused = "a sandbox has no sockets: use sandbox.http, urllib.request, requests or httpx";
     check(
         "import email.utils, socket",
         &[
