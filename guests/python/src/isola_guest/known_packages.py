@@ -145,9 +145,7 @@ def install():
 def reason(name, path=None):
     """Returns why a module does not exist, or None if there is nothing to say about it."""
     if (file := _native_file(name, path)) is not None:
-        return (
-            f"{file!r} is native code, which a WebAssembly sandbox cannot load. {_linux(None)}"
-        )
+        return f"{file!r} is native code, which a WebAssembly sandbox cannot load. {_linux(None)}"
     if path is not None:
         return None
     if name in _IN_PYTHON_DATA:

@@ -13,7 +13,15 @@ import marshal
 import os
 import sys
 from importlib._bootstrap import _call_with_frames_removed
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from importlib.metadata import Distribution
 from importlib.resources.abc import Traversable, TraversableResources
 from importlib.util import spec_from_file_location
@@ -65,7 +73,9 @@ SSLSocket._create = _with_host_tls(SSLSocket.__dict__["_create"])
 # The function by which `http.client` connects, and the one in its place.
 _CONNECT = b"self._create_connection = socket.create_connection"
 _CONNECT_BY_HOST = b"self._create_connection = _create_connection"
-_IMPORT_CONNECT = b"\nfrom isola_guest.clients.sockets import create_connection as _create_connection\n"
+_IMPORT_CONNECT = (
+    b"\nfrom isola_guest.clients.sockets import create_connection as _create_connection\n"
+)
 
 # Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
@@ -245,6 +255,12 @@ def bundle():
 def freeze():
     """Ends the build: clears its directories, and freezes the existing objects."""
     sys.path.clear()
+    # The native modules of the build are found by their names. No other can be loaded, not
+    # even one for this platform.
+    loaders = (SourceFileLoader, SOURCE_SUFFIXES), (SourcelessFileLoader, BYTECODE_SUFFIXES)
+    if "FileFinder" not in repr(sys.path_hooks[-1]):
+        raise RuntimeError("the last hook of sys.path is not that of directories")
+    sys.path_hooks[-1] = FileFinder.path_hook(*loaders)
     sys.path_importer_cache.clear()
     # The objects that exist now are never garbage. Excluding them from collection keeps
     # their pages shared between sandboxes.

@@ -54,7 +54,9 @@ def by_http_client(method, url, body=None, headers=(), timeout=None):
 
 
 def by_urllib3(method, url, body=None, headers=(), timeout=None):
-    pool = urllib3.PoolManager(retries=urllib3.Retry(None, connect=0, read=0, redirect=5), timeout=timeout)
+    pool = urllib3.PoolManager(
+        retries=urllib3.Retry(None, connect=0, read=0, redirect=5), timeout=timeout
+    )
     response = pool.request(method, url, body=body, headers=dict(headers))
     return Seen(response.status, url, response.data, response.headers.items())
 

@@ -10,6 +10,7 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 
 import functools
 import sys
+from importlib.machinery import PathFinder
 
 from . import pool, sockets
 
@@ -55,4 +56,4 @@ _execute.__code__ = _execute.__code__.replace(co_filename="<frozen importlib._bo
 
 def install():
     """Installs the finder: before that of `sys.path`, after that of the library."""
-    sys.meta_path.insert(len(sys.meta_path) - 1, Finder)
+    sys.meta_path.insert(sys.meta_path.index(PathFinder), Finder)

@@ -256,7 +256,9 @@ class HostSocket:
 
     def start_tls(self, server_hostname):
         """Makes it a connection of HTTPS. The host checks the server's certificate."""
-        if server_hostname is not None and server_hostname.lower() != self._host.lower().rstrip("."):
+        if server_hostname is not None and server_hostname.lower() != self._host.lower().rstrip(
+            "."
+        ):
             raise ConnectionError(
                 f"the server's name {server_hostname!r} is not that of the URL, {self._host!r}:"
                 " a sandbox's host takes it from the URL"
