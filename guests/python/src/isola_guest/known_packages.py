@@ -9,6 +9,8 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 
 import sys
 
+from . import stdlib
+
 # Modules of packages with native code that the runtime `python-data` contains.
 _IN_PYTHON_DATA = frozenset({"numpy", "pandas", "pydantic", "pydantic_core"})
 
@@ -105,8 +107,6 @@ _LIBRARY = {
     "turtle": "a sandbox has no display",
 }
 
-_BUNDLED = "the standard library, yaml, cbor2, packaging and tzdata"
-
 _NATIVE_SUFFIXES = (".so", ".pyd", ".dylib")
 
 
@@ -156,11 +156,11 @@ def reason(name, path=None):
     if name in _NATIVE:
         return (
             "it has native code, which a WebAssembly sandbox cannot load. This runtime has"
-            f" {_BUNDLED}; pure Python packages can be added. {_linux(_NATIVE[name] or name)}"
+            f" {_contents()}; pure Python packages can be added. {_linux(_NATIVE[name] or name)}"
         )
     if name in _PURE:
         return (
-            f"this runtime has {_BUNDLED}. Other pure Python packages come from a directory:"
+            f"this runtime has {_contents()}. Other pure Python packages come from a directory:"
             f" `pip install --target DIR {_PURE[name] or name}` outside the sandbox, then"
             " `isola run --site-packages DIR` or a mount that is on PYTHONPATH"
         )
@@ -174,6 +174,11 @@ def reason_of_package(package):
         if folded == (known or module).lower():
             return reason(module)
     return reason(folded) if folded in _IN_PYTHON_DATA else None
+
+
+def _contents():
+    *names, last = stdlib.bundled()
+    return f"the standard library, {', '.join(names)} and {last}"
 
 
 def _linux(package):

@@ -223,6 +223,11 @@ def _same(name, other):
     )
 
 
+def bundled():
+    """Returns the names of the bundled packages."""
+    return sorted((_Bundled(metadata).name for metadata in _packages), key=str.lower)
+
+
 def bundle():
     """Bundles the library and the packages, and installs the finder for them."""
     library = os.path.dirname(os.path.dirname(json.__file__))

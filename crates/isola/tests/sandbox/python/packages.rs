@@ -90,7 +90,7 @@ async fn popular_packages_do_a_small_task() {
         ("hypothesis", json!([true, true])),
         ("fsspec", json!(["text", ["/dir/a.txt"], true])),
         ("trio", json!([[1, 2, 3], true])),
-        ("anyio", json!([1, true, true])),
+        ("anyio", json!([1, true])),
         ("httpcore", json!(["HTTP is disabled for this sandbox", "b'/b'"])),
         ("uvicorn", json!([true, false])),
         ("botocore", json!([["one"], "https://s3.amazonaws.com/b/k", "ConnectionClosedError"])),

@@ -66,7 +66,7 @@ def trio():
                 nursery.start_soon(child, number)
         with trio.move_on_after(0.01) as scope:
             await trio.sleep_forever()
-        return [seen, scope.cancelled_caught]
+        return [sorted(seen), scope.cancelled_caught]
 
     return trio.run(main)
 
@@ -83,7 +83,7 @@ def anyio():
             await anyio.sleep(10)
         send.close()
         receive.close()
-        return [first, scope.cancelled_caught, await anyio.Path("/tmp").exists()]
+        return [first, scope.cancelled_caught]
 
     return asyncio.run(main())
 

@@ -12,15 +12,20 @@ import functools
 import sys
 from importlib.machinery import PathFinder
 
-from . import pool, sockets
+from . import pool, sockets, trio
 
 # Maps a module to the function that changes it after its import.
 _CHANGES = {
     "httpcore._async.connection_pool": pool.change_async,
     "httpcore._sync.connection_pool": pool.change_sync,
+    "trio._core._run": trio.change_run,
+    "trio._core._wakeup_socketpair": trio.change_wakeup,
     "urllib3.util.connection": sockets.change_connecting,
     "urllib3.util.wait": sockets.change_waiting,
 }
+
+# Maps a module to the function that has to be called before its import.
+_PREPARATIONS = {"trio._core": trio.prepare}
 
 
 class Finder:
@@ -28,6 +33,8 @@ class Finder:
 
     @staticmethod
     def find_spec(name, path=None, target=None):
+        if name in _PREPARATIONS:
+            _PREPARATIONS[name]()
         change = _CHANGES.get(name)
         if change is None:
             return None
