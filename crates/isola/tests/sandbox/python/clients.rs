@@ -4,7 +4,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use isola::{Handlers, HostError, Mount, Runtime, Sandbox, Template, Value, args};
 use serde_json::json;
 use tokio::sync::{Barrier, Mutex, mpsc};
@@ -38,7 +37,7 @@ async fn answer(request: Request) -> Response {
             }
             streamed_response(pieces)
         }
-        "/large" => complete_response(vec![0; 1 << 20]),
+        "/large" => complete_response(vec![0_u8; 1 << 20]),
         "/never" => std::future::pending().await,
         // The body never ends.
         "/stalled" => {

@@ -12,11 +12,13 @@ def sympy():
 
 
 def hypothesis():
-    from hypothesis import given, settings, strategies
+    from hypothesis import HealthCheck, given, settings, strategies
 
+    # A slow machine is no reason to fail.
+    patient = settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))
     tried = []
 
-    @settings(max_examples=20, database=None, deadline=None)
+    @settings(patient, max_examples=20)
     @given(strategies.lists(strategies.integers()))
     def twice_reversed(items):
         tried.append(items)
@@ -24,7 +26,7 @@ def hypothesis():
 
     twice_reversed()
 
-    @settings(max_examples=200, database=None, deadline=None)
+    @settings(patient, max_examples=200)
     @given(strategies.integers())
     def small(number):
         assert number < 100
