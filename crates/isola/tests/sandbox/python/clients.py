@@ -223,7 +223,7 @@ async def cancelled(url):
 
 
 def unread(url, count):
-    """Responses that nobody reads are closed with their objects."""
+    """Responses that are not read are closed with their objects."""
     for _ in range(count):
         urllib.request.urlopen(f"{url}/large")
         requests.get(f"{url}/large", stream=True)

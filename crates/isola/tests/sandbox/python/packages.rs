@@ -95,7 +95,7 @@ async fn popular_packages_do_a_small_task() {
         ("uvicorn", json!([true, false])),
         ("botocore", json!([["one"], "https://s3.amazonaws.com/b/k", "ConnectionClosedError"])),
         ("rich", json!([true, true])),
-        ("platformdirs", json!(["/root/.local/share/app", "app"])),
+        ("platformdirs", json!([".local/share/app", true])),
         ("pint", json!([10.0, "50.8 mm"])),
         ("fpdf", json!(["%PDF-", true])),
         ("werkzeug", json!(["GET 1", true])),

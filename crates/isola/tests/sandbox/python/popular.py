@@ -147,9 +147,12 @@ def rich():
 
 
 def platformdirs():
+    import pathlib
+
     import platformdirs
 
-    return [platformdirs.user_data_dir("app"), platformdirs.user_cache_path("app").name]
+    home = pathlib.Path.home()
+    return [str(platformdirs.user_data_path("app").relative_to(home)), str(home) != "/"]
 
 
 def pint():
