@@ -198,7 +198,7 @@ test('unknown and invalid options are refused by name', async (t) => {
   const guest = await sandbox(t, 'js', 'function f() {}');
   const signal = 'later';
   for (const [attempt, message] of [
-    [() => buildTemplate('ruby'), /no runtime "ruby": use "python" or "js"/],
+    [() => buildTemplate('ruby'), /no runtime "ruby": use "python", "python-data" or "js"/],
     [() => buildTemplate(), /no runtime undefined/],
     [() => buildTemplate('js', 'x'), /options must be an object/],
     [() => buildTemplate('js', { memory: 1 }), /no option "memory": the options are runtimePath, /],

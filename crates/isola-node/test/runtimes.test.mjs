@@ -321,7 +321,7 @@ test('resolveRuntime finds installed and given runtimes and refuses invalid opti
   assert.equal((await isola.buildTemplate(runtime, found)) instanceof isola.SandboxTemplate, true);
   const empty = await tempDir(t);
   for (const [attempt, message] of [
-    [() => isola.resolveRuntime('ruby'), /no runtime "ruby": use "python" or "js"/],
+    [() => isola.resolveRuntime('ruby'), /no runtime "ruby": use "python", "python-data" or "js"/],
     [() => isola.resolveRuntime('js', null), /options must be an object/],
     [
       () => isola.resolveRuntime('js', { cacheDir: null }),

@@ -67,6 +67,7 @@ export async function everything(): Promise<void> {
   await using context = new SandboxContext();
   const template: SandboxTemplate = await context.buildTemplate('python', config);
   await buildTemplate('js');
+  await buildTemplate('python-data');
   await using sandbox: Sandbox = await template.create({
     maxMemory: 1,
     mounts: [mount],

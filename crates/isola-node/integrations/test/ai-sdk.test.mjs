@@ -110,7 +110,7 @@ test('tools that code cannot call are refused', async () => {
   await refused({ price: { ...price, needsApproval: true } }, /"price" needs approval/);
   await refused({ price: { ...price, execute: undefined } }, /"price" has no execute/);
   await refused({ 'a-b': price }, /"a-b" has a name/);
-  await assert.rejects(codeTool({ runtime: 'ruby' }), /use "python" or "js"/);
+  await assert.rejects(codeTool({ runtime: 'ruby' }), /use "python", "python-data" or "js"/);
   await assert.rejects(codeTool({ timeout: 5 }), /unknown option "timeout" of codeTool/);
   await assert.rejects(codeTool({ maxOutputChars: 0 }), /maxOutputChars is 0/);
 });
@@ -125,6 +125,11 @@ test('the description tells the model what there is', async () => {
   const js = await create('js', { tools: { price } });
   assert.match(js.description, /await tools\.price\(\{ name, count \}\)/);
   assert.equal((await create('js', { description: 'Runs.' })).description, 'Runs.');
+  assert.match(python.description, /numpy and other packages with native code are not/);
+  // The runtime is not needed before the first call.
+  const data = await create('python-data', { tools: { price } });
+  assert.match(data.description, /so are numpy, pandas and other packages for data\./);
+  assert.match(data.description, /await tools\.price\(name=\.\.\./);
 });
 
 test('exceptions and limits are output that a model can act on', async () => {

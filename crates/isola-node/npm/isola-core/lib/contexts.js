@@ -4,8 +4,7 @@
 
 const errors = require('./errors');
 const options = require('./options');
-
-const LANGUAGES = { python: ['python'], js: ['javascript', 'js'] };
+const { languageOf } = require('./runtime');
 
 let adopted;
 
@@ -39,8 +38,9 @@ class Contexts {
   /** Creates a context. */
   async create(contextOptions) {
     const { language, cwd } = options.context(contextOptions);
-    const [own, ...others] = LANGUAGES[this.#runtime];
-    if (language !== undefined && language !== own && !others.includes(language)) {
+    const own = languageOf(this.#runtime);
+    const isOwn = language === own || (own === 'javascript' && language === 'js');
+    if (language !== undefined && !isOwn) {
       throw errors.invalid(
         `this sandbox runs ${own}, not \`${language}\`: create a sandbox of another runtime`,
       );

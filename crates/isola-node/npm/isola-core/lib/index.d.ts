@@ -25,8 +25,11 @@ export type JsonInput =
   | { readonly [key: string]: JsonInput | undefined }
   | { toJSON(): unknown };
 
-/** An interpreter: CPython 3.14, or JavaScript on SpiderMonkey. */
-export type RuntimeName = 'python' | 'js';
+/**
+ * An interpreter: CPython 3.14, the same with packages for data such as numpy and pandas
+ * (`npm install isola-core-runtime-python-data`), or JavaScript on SpiderMonkey.
+ */
+export type RuntimeName = 'python' | 'python-data' | 'js';
 
 export type Permission = 'read' | 'write' | 'read-write';
 

@@ -5,6 +5,7 @@
 
 const path = require('node:path');
 const { invalid } = require('./errors');
+const { version: ownVersion } = require('../package.json');
 
 const PLATFORMS = new Map([['linux-x64', 'isola-core-linux-x64-gnu']]);
 
@@ -36,14 +37,21 @@ function load() {
   }
 }
 
-/** Returns the directories of runtimes installed with this package: one or none. */
+/** Returns the name of the package that contains a runtime. */
+function packageOf(runtime) {
+  return `isola-core-runtime-${runtime}`;
+}
+
+/** Returns the directories of a runtime that npm has installed: one or none. */
 function shipped(runtime) {
   try {
-    return [path.dirname(require.resolve(`isola-core-runtime-${runtime}/package.json`))];
+    const manifest = require.resolve(`${packageOf(runtime)}/package.json`);
+    // An update of this package does not update those on which it does not depend.
+    return require(manifest).version === ownVersion ? [path.dirname(manifest)] : [];
   } catch {
     // The runtime is then taken from the cache or downloaded.
     return [];
   }
 }
 
-module.exports = { addon, shipped };
+module.exports = { addon, packageOf, shipped };

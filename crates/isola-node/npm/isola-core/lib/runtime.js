@@ -7,6 +7,16 @@ const native = require('./native');
 const options = require('./options');
 const { version: ownVersion } = require('../package.json');
 
+// The runtimes, and the language of each.
+const LANGUAGES = new Map([
+  ['python', 'python'],
+  ['python-data', 'python'],
+  ['js', 'javascript'],
+]);
+
+// Those on which this package does not depend: they are large, and installed on request.
+const OPTIONAL = new Set(['python-data']);
+
 /**
  * Finds the runtime that `buildTemplate` would use with the same options, and downloads
  * it if it is not installed.
@@ -20,7 +30,7 @@ async function resolveRuntime(runtime, config = {}) {
   const found = await native
     .addon()
     .resolveRuntime(runtime, sources, onProgress && reporting(onProgress));
-  if (typeof found !== 'string') throw errors.fromFailure(found);
+  if (typeof found !== 'string') throw notFound(found, runtime, sources);
   const resolved = {
     runtime,
     version: sources.version === undefined ? ownVersion : sources.version.replace(/^v/, ''),
@@ -31,9 +41,32 @@ async function resolveRuntime(runtime, config = {}) {
 }
 
 function checkedRuntime(runtime) {
-  if (runtime !== 'python' && runtime !== 'js') {
-    throw errors.invalid(`there is no runtime ${errors.shown(runtime)}: use "python" or "js"`);
+  if (LANGUAGES.has(runtime)) return;
+  throw errors.invalid(`there is no runtime ${errors.shown(runtime)}: use ${names()}`);
+}
+
+/** Returns the names of all runtimes as the messages of errors list them. */
+function names() {
+  const quoted = [...LANGUAGES.keys()].map((name) => JSON.stringify(name));
+  return `${quoted.slice(0, -1).join(', ')} or ${quoted.at(-1)}`;
+}
+
+/** Returns the language of the programs of a runtime: `python` or `javascript`. */
+function languageOf(runtime) {
+  return LANGUAGES.get(runtime);
+}
+
+/**
+ * Creates the error for a runtime that the native part could not find. If it is one that
+ * npm installs on request, and nothing else was asked for, the error says how.
+ */
+function notFound(failure, runtime, { shipped, version = ownVersion }) {
+  const wanted = OPTIONAL.has(runtime) && failure.code === 'download_failed';
+  if (!wanted || shipped.length > 0 || version.replace(/^v/, '') !== ownVersion) {
+    return errors.fromFailure(failure);
   }
+  const advice = `install the runtime with: npm install ${native.packageOf(runtime)}@${ownVersion}`;
+  return errors.fromFailure({ ...failure, message: `${failure.message}; ${advice}` });
 }
 
 // Calls the listener in a microtask, so that its errors are reported like those of
@@ -47,4 +80,4 @@ function reporting(listener) {
   };
 }
 
-module.exports = { checkedRuntime, reporting, resolveRuntime };
+module.exports = { checkedRuntime, languageOf, names, notFound, reporting, resolveRuntime };

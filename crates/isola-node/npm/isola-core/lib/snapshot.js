@@ -31,7 +31,7 @@ class Snapshot {
     }
   }
 
-  /** `"python"` or `"js"`. */
+  /** The name of the runtime, such as `"python"`. */
   get runtime() {
     return this.#native.runtime;
   }

@@ -7,7 +7,7 @@ const native = require('./native');
 const options = require('./options');
 const { answerHostcalls } = require('./hostcalls');
 const { answerRequests } = require('./http');
-const { checkedRuntime, reporting } = require('./runtime');
+const { checkedRuntime, notFound, reporting } = require('./runtime');
 const { Sandbox } = require('./sandbox');
 const { Snapshot, checkedPath, partsOf } = require('./snapshot');
 const { OpenStreams } = require('./stream-calls');
@@ -31,7 +31,7 @@ class SandboxContext {
     const built = await native
       .addon()
       .buildTemplate({ runtime, ...given }, onProgress && reporting(onProgress));
-    if (built.code !== undefined) throw errors.fromFailure(built);
+    if (built.code !== undefined) throw notFound(built, runtime, given.sources);
     // The context may have been closed during the build; its template has no owner then.
     if (this.#closed) throw errors.closed('the context');
     return new SandboxTemplate(KEY, built);

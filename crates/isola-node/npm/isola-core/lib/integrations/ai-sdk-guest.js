@@ -3,9 +3,9 @@
 // The guest's half of the tools for the AI SDK, and what their model is told.
 
 /** Returns the script that defines `tools` in a guest. */
-function script(runtime, names) {
+function script(language, names) {
   const list = JSON.stringify(names);
-  return runtime === 'python' ? PYTHON.replace('NAMES', list) : JAVASCRIPT.replace('NAMES', list);
+  return language === 'python' ? PYTHON.replace('NAMES', list) : JAVASCRIPT.replace('NAMES', list);
 }
 
 const PYTHON = `
@@ -43,11 +43,14 @@ globalThis.tools = Object.freeze(Object.fromEntries(NAMES.map((name) => [name, a
 `;
 
 /** Returns the description of a tool for its model. */
-function describe(runtime, tools, isSession) {
-  const isPython = runtime === 'python';
+function describe(runtime, language, tools, isSession) {
+  const isPython = language === 'python';
   const parts = [
     isPython
-      ? 'Runs Python 3.14 in a sandbox, as a cell of a notebook: returns what it prints, and the value of its last expression. The standard library is available; numpy and other packages with native code are not.'
+      ? 'Runs Python 3.14 in a sandbox, as a cell of a notebook: returns what it prints, and the value of its last expression. The standard library is available; ' +
+        (runtime === 'python-data'
+          ? 'so are numpy, pandas and other packages for data. Other packages with native code are not.'
+          : 'numpy and other packages with native code are not.')
       : 'Runs JavaScript in a sandbox: returns what it logs, and the value of its last expression. Only the language and fetch, timers and console exist, and nothing of Node.js or a browser.',
     'There is no network and no access to files of the machine.',
     isSession

@@ -5,7 +5,7 @@ import type { AdapterOptions } from './shared.js';
 
 /** Options of `codeTool` and `codeSession`. */
 export interface CodeToolOptions extends AdapterOptions {
-  /** The language, and that of `template`. Default: `"python"`. */
+  /** The runtime, and that of `template`. Default: `"python"`. */
   runtime?: RuntimeName;
   /** Tools that the code can call, as functions of `tools`. */
   tools?: ToolSet;

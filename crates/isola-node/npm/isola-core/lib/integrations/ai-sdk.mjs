@@ -3,6 +3,7 @@
 
 import errors from '../errors.js';
 import isola from '../index.js';
+import runtimes from '../runtime.js';
 import guest from './ai-sdk-guest.js';
 import shared from './shared.js';
 
@@ -116,8 +117,9 @@ class Running {
 async function configOf(what, options) {
   const sandbox = shared.sandboxOptions(what, options, OWN_OPTIONS);
   const { runtime = 'python', maxOutputChars = DEFAULT_OUTPUT_CHARS } = options;
-  if (runtime !== 'python' && runtime !== 'js') {
-    throw errors.invalid(`runtime is ${errors.shown(runtime)}: use "python" or "js"`);
+  const language = runtimes.languageOf(runtime);
+  if (language === undefined) {
+    throw errors.invalid(`runtime is ${errors.shown(runtime)}: use ${runtimes.names()}`);
   }
   if (!Number.isSafeInteger(maxOutputChars) || maxOutputChars < 1) {
     throw errors.invalid(
@@ -127,6 +129,7 @@ async function configOf(what, options) {
   const tools = await functionsOf(options.tools ?? {});
   return {
     runtime,
+    language,
     sandbox,
     tools,
     maxOutputChars,
@@ -160,7 +163,9 @@ async function functionsOf(tools) {
 
 function toolOf(config, isSession, run) {
   return ai.tool({
-    description: config.description ?? guest.describe(config.runtime, config.tools, isSession),
+    description:
+      config.description ??
+      guest.describe(config.runtime, config.language, config.tools, isSession),
     inputSchema: ai.jsonSchema(
       {
         type: 'object',
@@ -191,8 +196,8 @@ async function start(config, running) {
   try {
     const signal = running.call.abortSignal;
     await sandbox.start({ signal });
-    await sandbox.loadScript(guest.script(config.runtime, [...config.tools.keys()]), {
-      name: config.runtime === 'python' ? 'tools.py' : 'tools.js',
+    await sandbox.loadScript(guest.script(config.language, [...config.tools.keys()]), {
+      name: config.language === 'python' ? 'tools.py' : 'tools.js',
       signal,
     });
     return sandbox;
