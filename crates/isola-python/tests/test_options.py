@@ -25,7 +25,9 @@ async def test_the_runtime_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ISOLA_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(isola.InvalidArgumentError, match="was not found in .*ISOLA_RUNTIME_DIR"):
         await isola.resolve_runtime("python")
-    with pytest.raises(isola.InvalidArgumentError, match='unknown runtime "ruby"'):
+    with pytest.raises(
+        isola.InvalidArgumentError, match='unknown runtime "ruby": use .*"python-data"'
+    ):
         await isola.resolve_runtime("ruby")  # type: ignore[arg-type]
 
 

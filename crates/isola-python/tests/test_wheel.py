@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = {
     "README.md": 1,
     "crates/isola-python/README.md": 1,
+    "docs/guest/python/data.md": 1,
     "docs/isola/files.md": 1,
     "docs/isola/run-code.md": 1,
     "docs/isola/python/README.md": 7,

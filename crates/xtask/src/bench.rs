@@ -146,7 +146,7 @@ fn python() -> Result<()> {
     let python = setup::python_bench()?;
     let wheel = wheel::build("bench")?;
     let site = workspace::root().join("target/python-bench-site");
-    wheel::install(&python, &wheel, &site)?;
+    wheel::install(&python, &[&wheel], &site)?;
     eprintln!("==> python crates/isola-python/bench/bench.py");
     let mut bench = Command::new(python);
     bench.arg(workspace::root().join("crates/isola-python/bench/bench.py"));

@@ -105,7 +105,7 @@ pub fn test(groups: &[String], args: &[String]) -> Result<()> {
 fn isola_package() -> Result<PathBuf> {
     guests::ensure()?;
     let site = workspace::root().join("target/python-site");
-    wheel::install(&setup::python_tests()?, &wheel::build("dev")?, &site)?;
+    wheel::install(&setup::python_tests()?, &[&wheel::build("dev")?], &site)?;
     Ok(site)
 }
 

@@ -113,7 +113,7 @@ pub fn install(python: &Path) -> Result<PathBuf> {
     let found = build_package(python, &["wheel"], &wheels)?;
     let wheel = found.first().context("hatchling created no wheel")?;
     let site = workspace::root().join("target/isorun-site");
-    wheel::install(python, wheel, &site)?;
+    wheel::install(python, &[wheel], &site)?;
     Ok(site)
 }
 

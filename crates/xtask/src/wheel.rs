@@ -1,4 +1,5 @@
-//! `cargo xtask wheel`: builds the Python package with both runtimes.
+//! `cargo xtask wheel`: builds the Python package with the runtimes `python` and `js`, and the
+//! package that contains only the runtime `python-data`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,7 +8,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::{guests, process, progress, setup, workspace};
+use crate::digest::Inputs;
+use crate::{guests, node, process, progress, setup, stamp, workspace};
 
 #[derive(clap::Args)]
 pub struct WheelArgs {
@@ -17,9 +19,10 @@ pub struct WheelArgs {
 }
 
 pub fn run(args: &WheelArgs) -> Result<()> {
-    guests::ensure()?;
+    guests::ensure_all()?;
     let wheel = build(if args.release { "release" } else { "dev" })?;
     println!("{}", wheel.display());
+    println!("{}", build_data(None)?.display());
     Ok(())
 }
 
@@ -78,6 +81,45 @@ fn build_for(profile: &str, release_epoch: Option<u64>, wheels: &Path) -> Result
     Ok(wheel.path())
 }
 
+/// The package that contains only the runtime `python-data`.
+const DATA_PACKAGE: &str = "crates/isola-python/data";
+
+/// Builds the wheel of the runtime `python-data`, which is the same for all machines, unless it
+/// is current. The files in it have the time `epoch` in a release, and else a fixed one.
+pub fn build_data(epoch: Option<u64>) -> Result<PathBuf> {
+    const COMPONENT: &str = "python-data.wasm";
+    let root = workspace::root();
+    let package = root.join(DATA_PACKAGE);
+    let component = workspace::runtimes().join(COMPONENT);
+    let kind = if epoch.is_some() { "release" } else { "dev" };
+    let dir = root.join("target/wheels/python-data").join(kind);
+    let digest = Inputs::default()
+        .tree(&package)?
+        .file(COMPONENT, &component)?
+        .text("epoch", &format!("{epoch:?}"))
+        .finish();
+    stamp::install("the wheel isola-python-data", &dir, &digest, || {
+        let source = dir.join("source");
+        node::copy_dir(&package, &source)?;
+        fs::copy(&component, source.join("src/isola_python_data").join(COMPONENT))
+            .with_context(|| format!("cannot copy {}", component.display()))?;
+        fs::copy(root.join("LICENSE"), source.join("LICENSE"))?;
+        let mut hatchling = Command::new(setup::sdk_tests()?);
+        hatchling.current_dir(&source).env_remove("SOURCE_DATE_EPOCH");
+        hatchling.args(["-m", "hatchling", "build", "--target", "wheel", "--directory"]);
+        hatchling.arg(&dir);
+        if let Some(epoch) = epoch {
+            hatchling.env("SOURCE_DATE_EPOCH", epoch.to_string());
+        }
+        process::run_quiet(hatchling)?;
+        fs::remove_dir_all(&source).with_context(|| format!("cannot remove {}", source.display()))
+    })?;
+    fs::read_dir(&dir)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|ending| ending == "whl"))
+        .with_context(|| format!("hatchling left no wheel in {}", dir.display()))
+}
+
 /// Acts as the cargo that maturin starts, if this program was started for that.
 /// Returns `None` otherwise.
 ///
@@ -111,15 +153,15 @@ pub fn run_as_cargo() -> Option<ExitCode> {
     Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Installs a wheel into a separate directory, without its dependencies and without
+/// Installs wheels into a separate directory, without their dependencies and without
 /// a package index.
-pub fn install(python: &Path, wheel: &Path, dir: &Path) -> Result<()> {
+pub fn install(python: &Path, wheels: &[&Path], dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--no-index", "--no-deps", "--target"]).arg(dir).arg(wheel);
+    pip.args(["--no-index", "--no-deps", "--target"]).arg(dir).args(wheels);
     process::run_quiet(pip)
 }
 
@@ -135,4 +177,27 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extra_data_requires_the_version_of_the_runtime() {
+        let read = |path: &str| -> toml::Table {
+            let text = fs::read_to_string(workspace::root().join(path)).unwrap();
+            toml::from_str(&text).unwrap()
+        };
+        let data = &read(&format!("{DATA_PACKAGE}/pyproject.toml"))["project"];
+        let isola = &read("crates/isola-python/pyproject.toml")["project"];
+        let version = data["version"].as_str().unwrap();
+        let metadata = workspace::metadata().unwrap();
+        let packages = metadata.workspace_packages();
+        let native = packages.iter().find(|package| package.name.as_str() == "isola-python");
+        assert_eq!(version, native.unwrap().version.to_string());
+        let required = isola["optional-dependencies"]["data"].as_array().unwrap();
+        let expected = format!("{}=={version}", data["name"].as_str().unwrap());
+        assert_eq!(required, &[toml::Value::from(expected)]);
+    }
 }

@@ -9,6 +9,7 @@ from . import _native
 from ._bridge import call
 from ._code import Context
 from ._errors import InvalidArgumentError
+from ._runtime import language_of
 
 if TYPE_CHECKING:
     from ._options import RuntimeName
@@ -34,10 +35,11 @@ class Contexts:
         """
         _optional_text("language", language)
         _optional_text("cwd", cwd)
-        own = ("python",) if self._runtime == "python" else ("javascript", "js")
-        if language is not None and language not in own:
+        own = language_of(self._runtime)
+        is_own = language == own or (own == "javascript" and language == "js")
+        if language is not None and not is_own:
             raise InvalidArgumentError(
-                f"this sandbox runs {own[0]}, not `{language}`: create a sandbox of another runtime"
+                f"this sandbox runs {own}, not `{language}`: create a sandbox of another runtime"
             )
         described = await call(
             lambda loop, done: _native.create_context(self._native, cwd, loop, done)

@@ -12,7 +12,7 @@ from ._errors import InvalidArgumentError
 if TYPE_CHECKING:
     from ._http import HttpHandler
 
-RuntimeName = Literal["python", "js"]
+RuntimeName = Literal["python", "python-data", "js"]
 Permission = Literal["read", "write", "read-write"]
 HostcallHandler = Callable[[Any], Awaitable[Any]]
 

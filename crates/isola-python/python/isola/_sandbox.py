@@ -51,7 +51,7 @@ class Sandbox:
 
     @property
     def runtime(self) -> RuntimeName:
-        """`"python"` or `"js"`."""
+        """The name of the runtime, such as `"python"`."""
         return self._runtime
 
     @property

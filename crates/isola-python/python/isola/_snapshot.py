@@ -26,7 +26,7 @@ class Snapshot:
 
     @property
     def runtime(self) -> RuntimeName:
-        """`"python"` or `"js"`."""
+        """The name of the runtime, such as `"python"`."""
         return cast("RuntimeName", self._native.runtime())
 
     @property

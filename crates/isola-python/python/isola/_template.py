@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Literal
 from . import _native
 from ._bridge import call
 from ._dispatch import Dispatcher
-from ._errors import ClosedError, InvalidArgumentError
+from ._errors import ClosedError, DownloadError, InvalidArgumentError
 from ._options import (
     HostcallHandler,
     Limits,
@@ -25,6 +25,7 @@ from ._options import (
     mount_list,
     refuse_unknown,
 )
+from ._runtime import missing, shipped
 from ._sandbox import Sandbox, resume
 from ._snapshot import Snapshot, path_of
 
@@ -99,7 +100,8 @@ async def resolve_runtime(
 
     The sources, in this order: `runtime_path`, the component itself or the
     directory that holds it; the environment variable `ISOLA_RUNTIME_DIR`; the
-    runtimes shipped with this package; `runtimes_dir`, the directory of downloads
+    runtimes shipped with this package, and `python-data` in the package that
+    `isola[data]` installs; `runtimes_dir`, the directory of downloads
     (by default in the user's cache directory); the release of `version` at
     `download_url`. A download must have the digest `runtime_sha256`, or by default
     the one that is published beside it.
@@ -107,7 +109,7 @@ async def resolve_runtime(
     options = {
         "runtime_path": runtime_path,
         "runtime_lib_dir": runtime_lib_dir,
-        "shipped": Path(__file__).parent / "runtimes",
+        "shipped": shipped(runtime),
         "version": _text("version", version),
         "runtimes_dir": runtimes_dir,
         "download_url": _text("download_url", download_url),
@@ -118,7 +120,10 @@ async def resolve_runtime(
         if path is not None and not isinstance(path, (str, os.PathLike)):
             raise InvalidArgumentError(f"{option} is {path!r}: give a path")
     progress = _listener(on_progress)
-    found = await call(lambda loop, done: _native.find(runtime, options, progress, loop, done))
+    try:
+        found = await call(lambda loop, done: _native.find(runtime, options, progress, loop, done))
+    except DownloadError as error:
+        raise missing(error, runtime, version) from None
     return RuntimeConfig(
         runtime,
         _native.__version__ if version is None else version.removeprefix("v"),
@@ -217,7 +222,7 @@ class SandboxTemplate:
 
     @property
     def runtime(self) -> RuntimeName:
-        """`"python"` or `"js"`."""
+        """The name of the runtime, such as `"python"`."""
         return self._runtime
 
     @asynccontextmanager

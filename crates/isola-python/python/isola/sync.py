@@ -387,7 +387,7 @@ class Sandbox:
 
     @property
     def runtime(self) -> RuntimeName:
-        """`"python"` or `"js"`."""
+        """The name of the runtime, such as `"python"`."""
         return self._inner.runtime
 
     @property
@@ -600,7 +600,7 @@ class Snapshot:
 
     @property
     def runtime(self) -> RuntimeName:
-        """`"python"` or `"js"`."""
+        """The name of the runtime, such as `"python"`."""
         return self._inner.runtime
 
     @property
@@ -671,7 +671,7 @@ class SandboxTemplate:
 
     @property
     def runtime(self) -> RuntimeName:
-        """`"python"` or `"js"`."""
+        """The name of the runtime, such as `"python"`."""
         return self._inner.runtime
 
     @contextmanager
@@ -751,7 +751,8 @@ def resolve_runtime(
 
     The sources, in this order: `runtime_path`, the component itself or the
     directory that holds it; the environment variable `ISOLA_RUNTIME_DIR`; the
-    runtimes shipped with this package; `runtimes_dir`, the directory of downloads
+    runtimes shipped with this package, and `python-data` in the package that
+    `isola[data]` installs; `runtimes_dir`, the directory of downloads
     (by default in the user's cache directory); the release of `version` at
     `download_url`. A download must have the digest `runtime_sha256`, or by default
     the one that is published beside it.

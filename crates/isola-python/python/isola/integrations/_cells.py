@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .._errors import BusyError, InvalidArgumentError, IsolaError, LimitError
+from .._runtime import language_of
 from .._template import SandboxTemplate, build_template
 from ._values import References, decode, encode
 
@@ -112,7 +113,7 @@ class CellSession:
             raise InvalidArgumentError(
                 f"template is a {type(template).__name__}: give the result of build_template"
             )
-        if template is not None and template.runtime != "python":
+        if template is not None and language_of(template.runtime) != "python":
             raise InvalidArgumentError(
                 'template is of the runtime "js": give the result of build_template("python")'
             )

@@ -79,6 +79,12 @@ class IsolaInterpreter:
         "standard library is available; threads, subprocesses, sockets and packages with native "
         "code, such as numpy, are not. Files are in memory and private. There is no network."
     )
+    _data_instructions = (
+        "Python 3.14 runs in a WebAssembly sandbox. State persists across executions. The "
+        "standard library, numpy, pandas and other packages for data are available; threads, "
+        "subprocesses, sockets and other packages with native code are not. Files are in memory "
+        "and private. There is no network."
+    )
 
     def __init__(
         self,
@@ -104,6 +110,8 @@ class IsolaInterpreter:
             limits = _with_defaults(limits)
         options["limits"] = limits
         options["max_memory"] = None
+        if template is not None and template.runtime == "python-data":
+            self.execution_instructions = self._data_instructions
         self._threads: ToolThreads | None = None
         self._session = CellSession(self._call_tool, template=template, options=options)
         self._lock = threading.Lock()

@@ -26,6 +26,7 @@ from dspy.utils.callback import BaseCallback
 from hostile import HOST_ENVIRONMENT, HOST_FILES, HOST_NETWORK, HOST_PROCESSES
 
 import isola
+import isola.sync
 from isola.integrations.dspy import IsolaInterpreter
 
 
@@ -33,6 +34,17 @@ from isola.integrations.dspy import IsolaInterpreter
 def interpreter() -> Iterator[IsolaInterpreter]:
     with IsolaInterpreter() as interpreter:
         yield interpreter
+
+
+def test_model_is_told_which_packages_there_are(interpreter: IsolaInterpreter) -> None:
+    assert "such as numpy, are not" in interpreter.execution_instructions
+    python = isola.sync.build_template("python")
+    # The instructions depend on the name of the runtime alone.
+    template = isola.SandboxTemplate(python._inner._native, "python-data")
+    with IsolaInterpreter(template=template) as other:
+        assert "numpy, pandas and other packages" in other.execution_instructions
+        assert other.execute("1 + 1") == 2
+    assert "such as numpy, are not" in IsolaInterpreter.execution_instructions
 
 
 def failure(interpreter: IsolaInterpreter, code: str, **options: Any) -> str:
