@@ -17,6 +17,8 @@ EXPECTED = [
     "wasmtime",
     "aws-lc-rs",
     "python.wasm",
+    "python-data.wasm",
+    "numpy",
     "js.wasm",
     "cpython",
     "cpython-stdlib",

@@ -14,32 +14,33 @@ use crate::{guests, stamp, workspace};
 #[derive(clap::Args)]
 pub struct ArchiveArgs {}
 
+/// The runtimes that can be downloaded.
+pub const RUNTIMES: [&str; 3] = ["python", "python-data", "js"];
+
 /// Runs `cargo xtask archives`: builds the archives from which runtimes are
 /// downloaded.
 pub fn run(_: &ArchiveArgs) -> Result<()> {
-    guests::ensure()?;
-    println!("{}", create()?.display());
+    guests::ensure_all()?;
+    for runtime in RUNTIMES {
+        println!("{}", create(runtime)?.display());
+    }
     Ok(())
 }
 
-/// Creates a directory with an archive `isola-<runtime>.tar.gz` of each runtime, and
+/// Creates a directory with an archive `isola-<runtime>.tar.gz` of a runtime, and
 /// its digest `isola-<runtime>.tar.gz.sha256`, as `isola::RuntimeSource` reads
-/// them. The same runtimes give bit-identical archives.
-pub fn create() -> Result<PathBuf> {
-    let dir = workspace::root().join("target/archives");
-    let names = ["python", "js"].map(|runtime| (runtime, format!("{runtime}.wasm")));
-    let inputs = names.iter().try_fold(Inputs::default(), |inputs, (_, name)| {
-        inputs.file(name, &workspace::runtimes().join(name))
-    })?;
-    let digest = inputs.finish();
-    stamp::install("the archives of the runtimes", &dir, &digest, || {
-        for (runtime, name) in &names {
-            let archive = dir.join(format!("isola-{runtime}.tar.gz"));
-            pack(&workspace::runtimes().join(name), name, &archive)?;
-            let line = format!("{}  isola-{runtime}.tar.gz\n", digest::of_file(&archive)?);
-            fs::write(archive.with_extension("gz.sha256"), line)?;
-        }
-        Ok(())
+/// them. The same runtime gives a bit-identical archive.
+pub fn create(runtime: &str) -> Result<PathBuf> {
+    let dir = workspace::root().join("target/archives").join(runtime);
+    let name = format!("{runtime}.wasm");
+    let component = workspace::runtimes().join(&name);
+    let digest = Inputs::default().file(&name, &component)?.finish();
+    stamp::install(&format!("the archive of the runtime {runtime}"), &dir, &digest, || {
+        let archive = dir.join(format!("isola-{runtime}.tar.gz"));
+        pack(&component, &name, &archive)?;
+        let line = format!("{}  isola-{runtime}.tar.gz\n", digest::of_file(&archive)?);
+        fs::write(archive.with_extension("gz.sha256"), line)
+            .with_context(|| format!("cannot write the digest of {}", archive.display()))
     })?;
     Ok(dir)
 }

@@ -88,7 +88,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Build the npm packages, as they are published, into target/npm
     Pack(pack::PackArgs),
-    /// Build the Python package, a wheel with both runtimes in it, into target/wheels
+    /// Build the wheels of the Python package, and of the runtime python-data, into target/wheels
     Wheel(wheel::WheelArgs),
     /// Pack the runtimes for a release, with their digests, into target/archives
     Archives(archive::ArchiveArgs),

@@ -19,6 +19,15 @@ struct Package {
     built: Option<(&'static str, PathBuf)>,
 }
 
+/// The packages of runtimes that are packed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum RuntimePackages {
+    /// Those on which `isola-core` depends.
+    Required,
+    /// Also those that users install in addition.
+    All,
+}
+
 /// The profile of cargo.
 #[derive(Clone, Copy)]
 pub enum Profile {
@@ -32,8 +41,9 @@ pub enum Profile {
 /// directory, without a network.
 pub fn test() -> Result<()> {
     /// What the tests read of the repository.
-    const PAGES: [&str; 6] = [
+    const PAGES: [&str; 7] = [
         "README.md",
+        "docs/guest/python/data.md",
         "docs/isola/node.md",
         "docs/isola/errors.md",
         "docs/isola/files.md",
@@ -41,7 +51,7 @@ pub fn test() -> Result<()> {
         "crates/isola/api.json",
     ];
     build(Profile::Debug)?;
-    let app = install(Profile::Debug)?;
+    let app = install("app", Profile::Debug, RuntimePackages::All)?;
     for dir in ["test", "types"] {
         copy_dir(&workspace::root().join(SOURCE).join(dir), &app.join(dir))?;
     }
@@ -51,7 +61,7 @@ pub fn test() -> Result<()> {
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
     }
     compile(&app)?;
-    let archives = archive::create()?;
+    let archives = archive::create("js")?;
     let files = test_files(&app)?;
     for node in [setup::node()?.node, setup::newest_node()?] {
         let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
@@ -70,7 +80,7 @@ pub fn test() -> Result<()> {
 fn test_adapters() -> Result<()> {
     const PAGES: [&str; 2] = ["docs/integrations/codemode.md", "docs/integrations/isola-ai-sdk.md"];
     let frameworks = setup::frameworks_of_node()?;
-    let app = install_into("adapters", Profile::Debug)?;
+    let app = install("adapters", Profile::Debug, RuntimePackages::Required)?;
     for entry in fs::read_dir(&frameworks)? {
         let entry = entry?;
         let link = app.join("node_modules").join(entry.file_name());
@@ -119,7 +129,7 @@ pub fn compile(app: &Path) -> Result<()> {
 /// Measures the installed packages on Node.js, in comparison with other packages.
 pub fn bench(filter: Option<&str>) -> Result<()> {
     build(Profile::Bench)?;
-    let app = install(Profile::Bench)?;
+    let app = install("app", Profile::Bench, RuntimePackages::Required)?;
     fs::copy(workspace::root().join(SOURCE).join("bench/bench.mjs"), app.join("bench.mjs"))?;
     let modules = setup::node_competitors()?;
     let mut node = Command::new(setup::node()?.node);
@@ -149,14 +159,9 @@ pub fn build(profile: Profile) -> Result<()> {
     process::run(cargo)
 }
 
-/// Installs the packages into an empty directory.
-pub fn install(profile: Profile) -> Result<PathBuf> {
-    install_into("app", profile)
-}
-
-/// Does the same, with a name for the directory.
-fn install_into(name: &str, profile: Profile) -> Result<PathBuf> {
-    let archives = pack(profile)?;
+/// Installs the packages into an empty directory with this name.
+fn install(name: &str, profile: Profile, runtimes: RuntimePackages) -> Result<PathBuf> {
+    let archives = pack(profile, runtimes)?;
     let app = workspace::root().join("target/npm").join(profile.name()).join(name);
     progress::step("installing isola-core from its archives", || {
         clear(&app)?;
@@ -170,12 +175,12 @@ fn install_into(name: &str, profile: Profile) -> Result<PathBuf> {
     Ok(app)
 }
 
-/// Packs all packages whose content has changed. Returns their archives.
-pub fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
+/// Packs the packages whose content has changed. Returns the archives of all of them.
+pub fn pack(profile: Profile, runtimes: RuntimePackages) -> Result<Vec<PathBuf>> {
     let root = workspace::root();
     let library = root.join("target").join(profile.dir()).join("libisola_node.so");
     let guest = |name: &str| workspace::runtimes().join(name);
-    let packages = [
+    let mut packages = vec![
         Package { name: "isola-core", built: None },
         Package { name: "isola-core-linux-x64-gnu", built: Some(("isola.node", library)) },
         Package {
@@ -184,6 +189,12 @@ pub fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
         },
         Package { name: "isola-core-runtime-js", built: Some(("js.wasm", guest("js.wasm"))) },
     ];
+    if runtimes == RuntimePackages::All {
+        packages.push(Package {
+            name: "isola-core-runtime-python-data",
+            built: Some(("python-data.wasm", guest("python-data.wasm"))),
+        });
+    }
     packages.iter().map(|package| pack_one(package, profile)).collect()
 }
 
@@ -229,7 +240,8 @@ pub fn clear(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
 
-fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+/// Copies all files below a directory.
+pub fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     for path in crate::digest::files(from)? {
         let target = to.join(&path);
         if let Some(dir) = target.parent() {

@@ -21,6 +21,9 @@ Short forms:
   cargo xtask test --quick [-- ARGS]  The same as `cargo xtask test quick [-- ARGS]`
   cargo xtask test -- ARGS            The same as `cargo xtask test rust -- ARGS`";
 
+/// The names of the tests of `isola` that need the guest `python-data`.
+const DATA_TESTS: &str = "python_data::";
+
 #[derive(clap::Args)]
 #[command(after_help = SHORT_FORMS)]
 pub struct TestArgs {
@@ -97,7 +100,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         Some(Suite::Quick { args }) => quick(args),
         Some(Suite::Rust { args }) => rust(args),
         Some(Suite::Node) => {
-            guests::ensure()?;
+            guests::ensure_all()?;
             node::test()
         }
         Some(Suite::Python { args }) => python(args),
@@ -118,7 +121,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
 }
 
 fn all() -> Result<()> {
-    guests::ensure()?;
+    guests::ensure_all()?;
     javascript_guest()?;
     runners()?;
     rust(&[])?;
@@ -132,7 +135,7 @@ fn all() -> Result<()> {
 
 /// Runs the tests of all crates.
 fn rust(args: &[String]) -> Result<()> {
-    guests::ensure()?;
+    guests::ensure_all()?;
     setup::python_samples()?;
     setup::client_library()?;
     debian::image_tools()?;
@@ -144,8 +147,9 @@ fn rust(args: &[String]) -> Result<()> {
     process::run(command)
 }
 
-/// Runs the unit tests of all crates, the tests of `isola` on both guests, and those of
-/// the JavaScript guest in Node.js.
+/// Runs the unit tests of all crates, the tests of `isola` on the guests `python` and `js`,
+/// and those of the JavaScript guest in Node.js. The guest `python-data` takes minutes to
+/// build, with tools that the others do not need.
 fn quick(args: &[String]) -> Result<()> {
     guests::ensure()?;
     javascript_guest()?;
@@ -155,6 +159,10 @@ fn quick(args: &[String]) -> Result<()> {
     let mut command =
         process::cargo(&["test", "--workspace", "--features", workspace::TEST_FEATURES]);
     command.args(selected).args(args);
+    if !args.iter().any(|arg| arg == "--") {
+        command.arg("--");
+    }
+    command.args(["--skip", DATA_TESTS]);
     process::run(command)
 }
 
@@ -177,19 +185,19 @@ fn runners() -> Result<()> {
 
 /// Runs the tests of the Python package on the installed wheel.
 fn python(args: &[String]) -> Result<()> {
-    guests::ensure()?;
+    guests::ensure_all()?;
     let python = setup::python_tests()?;
     // Builds the MCP server and the wheel, and reuses the artifacts of the tests.
     process::run(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
-    let wheel = wheel::build("dev")?;
+    let (wheel, data) = (wheel::build("dev")?, wheel::build_data(None)?);
     let site = workspace::root().join("target/python-site");
-    wheel::install(&python, &wheel, &site)?;
+    wheel::install(&python, &[&wheel, &data], &site)?;
     eprintln!("==> pytest crates/isola-python/tests");
     let mut pytest = Command::new(python);
     pytest.current_dir(workspace::root().join("crates/isola-python"));
     pytest.args(["-m", "pytest"]).args(args);
     pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
-    pytest.env("ISOLA_WHEEL", &wheel).env("ISOLA_ARCHIVES", archive::create()?);
+    pytest.env("ISOLA_WHEEL", &wheel).env("ISOLA_ARCHIVES", archive::create("js")?);
     pytest.env("ISOLA_COMMAND", workspace::metadata()?.target_directory.join("debug/isola"));
     // The runtimes are those in the wheel.
     pytest.env_remove("ISOLA_RUNTIME_DIR");

@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 
 use super::tree::{Tree, gzip_bytes};
 use super::{Release, deb, oci, pages};
+use crate::node::RuntimePackages;
 use crate::{archive, node, process, progress, sdk, setup, typescript, wheel, workspace};
 
+/// The runtimes that are installed with the programs.
 const RUNTIMES: [&str; 2] = ["python.wasm", "js.wasm"];
 
 /// The programs of a release, stripped.
@@ -49,14 +51,18 @@ impl Programs {
 /// Copies the wheels, the npm packages and the archives of the runtimes.
 pub fn packages(release: &Release, dir: &Path) -> Result<()> {
     let python = setup::sdk_tests()?;
-    let mut files = vec![wheel::build_for_release(release.profile.name(), release.time)?];
+    let mut files = vec![
+        wheel::build_for_release(release.profile.name(), release.time)?,
+        wheel::build_data(Some(release.time))?,
+    ];
     // There is no source archive of isola: its runtimes are not built by pip.
     let archives = workspace::root().join("target/wheels/isorun-release");
     files.extend(sdk::build_package(&python, &["wheel", "sdist"], &archives)?);
     files.extend(npm_packages(release)?);
-    for runtime in ["python", "js"] {
+    for runtime in archive::RUNTIMES {
+        let archives = archive::create(runtime)?;
         for suffix in ["tar.gz", "tar.gz.sha256"] {
-            files.push(archive::create()?.join(format!("isola-{runtime}.{suffix}")));
+            files.push(archives.join(format!("isola-{runtime}.{suffix}")));
         }
     }
     for file in files {
@@ -69,8 +75,9 @@ pub fn packages(release: &Release, dir: &Path) -> Result<()> {
 
 /// Returns the archives of all npm packages.
 fn npm_packages(release: &Release) -> Result<Vec<PathBuf>> {
-    let mut archives =
-        progress::step("packing the npm packages", || node::pack(release.profile.of_node()))?;
+    let mut archives = progress::step("packing the npm packages", || {
+        node::pack(release.profile.of_node(), RuntimePackages::All)
+    })?;
     archives.push(typescript::pack()?);
     Ok(archives)
 }

@@ -22,6 +22,9 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
     ("isola-python", "library", "the native part of the Python package isola"),
 ];
 
+/// The runtime that is distributed by itself.
+const DATA_RUNTIME: &str = "python-data.wasm";
+
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A component, without its reference.
@@ -152,10 +155,11 @@ impl Bill {
         Ok(())
     }
 
-    /// Adds both runtimes and what the pins of the guests list.
+    /// Adds the runtimes and what the pins of the guests list.
     fn add_guests(&mut self, release: &Contents<'_>) -> Result<()> {
         for (name, description) in [
             ("python.wasm", "the runtime of Python, a component of WebAssembly"),
+            (DATA_RUNTIME, "the runtime of Python with packages for data"),
             ("js.wasm", "the runtime of JavaScript, a component of WebAssembly"),
         ] {
             self.add(
@@ -170,16 +174,50 @@ impl Bill {
                     purl: None,
                 },
             );
-            for program in ["isola-node", "isola-python", "isola-cli", "isorun"] {
-                self.link(&crate_reference(program, release.version), name);
+            // The other runtime is installed separately.
+            if name != DATA_RUNTIME {
+                for program in ["isola-node", "isola-python", "isola-cli", "isorun"] {
+                    self.link(&crate_reference(program, release.version), name);
+                }
             }
         }
-        self.add_python_guest()?;
+        self.add_python_guest("python.wasm")?;
+        self.add_python_guest(DATA_RUNTIME)?;
+        self.add_data_packages()?;
         self.add_javascript_guest()
     }
 
-    fn add_python_guest(&mut self) -> Result<()> {
-        let user = "python.wasm";
+    /// Adds the packages that are compiled for the runtime `python-data`.
+    fn add_data_packages(&mut self) -> Result<()> {
+        #[derive(Deserialize)]
+        struct DataPackage {
+            name: String,
+            version: String,
+            sha256: String,
+            licence: String,
+        }
+        let dir = workspace::root().join("guests/python/packages");
+        for entry in fs::read_dir(&dir).context("cannot list the recipes of the packages")? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "toml") {
+                continue;
+            }
+            let text = fs::read_to_string(&path)?;
+            let package: DataPackage = toml::from_str(&text)
+                .with_context(|| format!("{} is not valid", path.display()))?;
+            let more = BillEntry {
+                licence: Some(package.licence),
+                sha256: Some(package.sha256),
+                description: Some("compiled from its source distribution".to_owned()),
+                ..BillEntry::default()
+            };
+            self.add_package(DATA_RUNTIME, "pypi", &package.name, &package.version, more);
+        }
+        Ok(())
+    }
+
+    /// Adds what both runtimes of Python have, as a part of one of them.
+    fn add_python_guest(&mut self, user: &str) -> Result<()> {
         let licences = dependencies::licences()?;
         let licence = |name: &str| licences.get(name).cloned();
         for (name, version) in python_pins("guests/python/bundled-requirements.txt")? {

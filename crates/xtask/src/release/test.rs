@@ -105,8 +105,23 @@ impl Tests {
         let code = sample("README.md", "### Embedded in Python", "python")?;
         fs::write(place.join("sample.py"), &code)?;
         let install = block("docs/install.md", "isola-python")?;
-        let printed = self.on_machine(&place, &format!("{install}\nvenv/bin/python sample.py"))?;
-        verify_output(&printed, &expected_lines(&code, "#> "))
+        let data = block("docs/install.md", "isola-python-data")?;
+        fs::write(
+            place.join("data.py"),
+            "import isola.sync as isola\n\
+             code = 'import numpy\\nint(numpy.arange(10).sum())'\n\
+             print(isola.evaluate(code, runtime='python-data').value)\n",
+        )?;
+        let script = format!(
+            "{install}
+            venv/bin/python sample.py
+            {data}
+            venv/bin/python data.py"
+        );
+        let printed = self.on_machine(&place, &script)?;
+        let mut expected = expected_lines(&code, "#> ");
+        expected.push("45");
+        verify_output(&printed, &expected)
     }
 
     fn isola_in_node(&self) -> Result<()> {
@@ -115,9 +130,25 @@ impl Tests {
         let code = sample("README.md", "### Embedded in Node.js", "js")?;
         fs::write(place.join("sample.mjs"), code)?;
         let install = block("docs/install.md", "isola-node")?;
-        let printed = self.on_machine(&place, &format!("{install}\nnode sample.mjs"))?;
+        let data = block("docs/install.md", "isola-node-data")?;
+        fs::write(
+            place.join("data.mjs"),
+            "import { buildTemplate } from 'isola-core';
+            const sandbox = await (await buildTemplate('python-data')).create();
+            await sandbox.start();
+            console.log(await sandbox.evaluate('int(__import__(\"numpy\").arange(10).sum())'));
+            sandbox.close();",
+        )?;
+        let script = format!(
+            "{install}
+            node sample.mjs
+            test ! -e node_modules/isola-core-runtime-python-data
+            {data}
+            node data.mjs"
+        );
+        let printed = self.on_machine(&place, &script)?;
         // The README says so below the sample.
-        verify_output(&printed, &["hello Ada", "cpu_time_limit"])
+        verify_output(&printed, &["hello Ada", "cpu_time_limit", "45"])
     }
 
     fn typescript_package(&self) -> Result<()> {
@@ -148,11 +179,13 @@ impl Tests {
     fn archives(&self) -> Result<()> {
         let root = self.fresh_root("archives")?;
         let isola = block("docs/install.md", "isola-archive")?;
+        let data = block("docs/install.md", "isola-data")?;
         let isorun = block("docs/install.md", "isorun-archive")?;
         let script = format!(
             "{PREPARE}
             apt-get install -q man-db runsc nftables
             {isola}
+            {data}
             mkdir /opt/other
             tar -xzf isola-*-x86_64-linux.tar.gz --strip-components=1 -C /opt/other
             rm -r /usr/local/lib/isola
@@ -170,6 +203,7 @@ impl Tests {
         );
         let printed = root.output(&script, Network::Loopback)?;
         let mut expected = expected_lines(&isola, "# prints ");
+        expected.extend(expected_lines(&data, "# prints "));
         expected.extend(["43", "This machine can run sandboxes: `isorun serve`."]);
         expected.extend(["page isola", "page isola-run", "page isorun", "page isorun-serve"]);
         verify_output(&printed, &expected)
