@@ -108,6 +108,10 @@ pub enum SnapshotCommand {
 
 #[derive(clap::Args)]
 pub struct McpArgs {
+    /// The runtime of run_python: python, or python-data, which has numpy and pandas
+    #[arg(long, value_name = "RUNTIME", default_value = "python")]
+    pub python_runtime: String,
+
     /// Mount a host directory in every session; read-only unless :rw
     #[arg(long = "mount", value_name = "HOST:GUEST[:ro|rw]", help_heading = "Access")]
     pub mounts: Vec<String>,
@@ -145,7 +149,7 @@ pub struct McpArgs {
 
 #[derive(clap::Args)]
 pub struct ReplArgs {
-    /// The runtime: python or js
+    /// The runtime: python, python-data or js
     #[arg(long, value_name = "RUNTIME", default_value = "python")]
     pub runtime: String,
 
@@ -207,7 +211,10 @@ pub struct RunArgs {
     #[arg(long = "kwarg", value_name = "NAME=JSON", allow_hyphen_values = true)]
     pub kwargs: Vec<String>,
 
-    /// The runtime: python or js [default: determined by the file extension]
+    /// The runtime: python, python-data or js [default: determined by the file extension]
+    ///
+    /// python-data is Python with numpy, pandas and other packages for data. It is
+    /// installed separately.
     #[arg(long, value_name = "RUNTIME")]
     pub runtime: Option<String>,
 
@@ -344,6 +351,7 @@ Examples:
   isola run count.js -f upTo --arg 10 | head -n 3
   isola run convert.py --mount ./in:/in --output ./out -- --format csv
   isola run fetch.py --allow-http api.example.com --timeout 20s
+  isola run totals.py --runtime python-data --mount ./data:/data
   isola run unknown.js --max-memory 64M --cpu-timeout 2s --events";
 
 const REPL_NOTES: &str = "\

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use isola::{Args, HttpClient, Limits, Mount, Permission, Language, Runtime, Value};
+use isola::{Args, HttpClient, Language, Limits, Mount, Permission, Runtime, Value};
 
 use crate::{cli::RunArgs, failure::Failure, output_dir::OutputDir, snapshot, source::Script};
 
@@ -101,24 +101,56 @@ fn runtime(name: Option<&str>, file: &Path) -> Result<Runtime, Failure> {
         Some("js" | "mjs" | "cjs" | "ts" | "mts" | "cts") => Ok(Runtime::JavaScript),
         _ if file == Path::new("-") => {
             Err(Failure::usage("the language of a script from standard input is not known")
-                .hint("add --runtime python or --runtime js"))
+                .hint(format!("add {RUNTIME_OPTIONS}")))
         }
         _ => Err(Failure::usage(format!(
             "the language of {} cannot be determined from its file extension",
             file.display()
         ))
-        .hint("add --runtime python or --runtime js")),
+        .hint(format!("add {RUNTIME_OPTIONS}"))),
     }
 }
 
+/// The option that selects a runtime, with each of its values.
+const RUNTIME_OPTIONS: &str = "--runtime python, --runtime python-data or --runtime js";
+
+/// Returns the runtime with this name.
 pub fn parse_runtime(name: &str) -> Result<Runtime, Failure> {
-    match name {
-        "javascript" => Ok(Runtime::JavaScript),
+    let runtime = match name {
+        "javascript" => Runtime::JavaScript,
         name => name.parse().map_err(|_| {
             Failure::usage(format!("there is no runtime {name:?}"))
-                .hint("use --runtime python or --runtime js")
-        }),
+                .hint(format!("use {RUNTIME_OPTIONS}"))
+        })?,
+    };
+    check_installed(runtime)?;
+    Ok(runtime)
+}
+
+/// Returns the runtime of `isola mcp --python-runtime`.
+pub fn parse_python_runtime(name: &str) -> Result<Runtime, Failure> {
+    let runtime = name.parse::<Runtime>().ok();
+    let runtime = runtime.filter(|runtime| runtime.language() == Language::Python);
+    let runtime = runtime.ok_or_else(|| {
+        Failure::usage(format!("--python-runtime {name:?} is not a runtime of Python"))
+            .hint("use --python-runtime python or --python-runtime python-data")
+    })?;
+    check_installed(runtime)?;
+    Ok(runtime)
+}
+
+/// Refuses a runtime that is not installed with this command, unless it is found.
+fn check_installed(runtime: Runtime) -> Result<(), Failure> {
+    if runtime != Runtime::PythonData {
+        return Ok(());
     }
+    let found = runtime.resolve(None).map(drop);
+    found.map_err(|error| {
+        Failure::usage(error.to_string()).hint(
+            "this runtime is installed separately: unpack isola-python-data.tar.gz of the release \
+             into one of these directories",
+        )
+    })
 }
 
 fn call(function: Option<String>, args: &[String], kwargs: &[String]) -> Result<CallSpec, Failure> {

@@ -29,6 +29,9 @@ use self::{
     sessions::Sessions,
 };
 
+/// The packages of the runtime `python-data` that its tool is described with.
+const DATA_PACKAGES: &str = "numpy, pandas, regex, msgpack, markupsafe and ujson";
+
 /// Serves requests until standard input ends.
 pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
     let sessions = Sessions::new(args)?;
@@ -77,7 +80,7 @@ impl ServerHandler for Server {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         Ok(ListToolsResult::with_all_items(vec![
-            tool("run_python", Runtime::Python),
+            tool("run_python", self.sessions.python_runtime()),
             tool("run_javascript", Runtime::JavaScript),
         ]))
     }
@@ -88,7 +91,7 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let runtime = match request.name.as_ref() {
-            "run_python" => Runtime::Python,
+            "run_python" => self.sessions.python_runtime(),
             "run_javascript" => Runtime::JavaScript,
             other => {
                 return Err(ErrorData::invalid_params(
@@ -111,15 +114,20 @@ impl ServerHandler for Server {
 }
 
 fn tool(name: &'static str, runtime: Runtime) -> Tool {
-    let description = match runtime.language() {
-        Language::Python => {
-            "Runs Python (CPython 3.14, standard library, no native packages) in a sandbox. \
-             Returns the printed output and the value of the last expression. `await` works \
-             at the top level."
-        }
-        Language::JavaScript => {
-            "Runs JavaScript (no DOM, no Node.js modules) in a sandbox. Returns the \
-             printed output and the value of the last statement; a promise is awaited."
+    let python = |packages: &str| {
+        format!(
+            "Runs Python (CPython 3.14, standard library, {packages}) in a sandbox. Returns the \
+             printed output and the value of the last expression. `await` works at the top level."
+        )
+    };
+    let description = match runtime {
+        Runtime::Python => python("no native packages"),
+        Runtime::PythonData => python(&format!("{DATA_PACKAGES}; no other native packages")),
+        Runtime::JavaScript => {
+            "Runs JavaScript (no DOM, no Node.js modules) in a sandbox. Returns \
+                                the printed output and the value of the last statement; a promise \
+                                is awaited."
+                .to_owned()
         }
     };
     let schema = json!({

@@ -18,14 +18,14 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use isola::{Handlers, HttpClient, Limits, Mount, Language, Runtime, Sandbox, Template};
+use isola::{Handlers, HttpClient, Language, Limits, Mount, Runtime, Sandbox, Template};
 use rmcp::model::CallToolResult;
 use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use super::{answer::ToolOutput, request::ToolArguments};
 use crate::{
     cli::McpArgs,
-    config::{http, mount},
+    config::{http, mount, parse_python_runtime},
     failure::Failure,
 };
 
@@ -47,6 +47,7 @@ pub struct Sessions {
     mounts: Vec<Mount>,
     http: Option<HttpClient>,
     max_sessions: usize,
+    python_runtime: Runtime,
     python: OnceCell<Template>,
     javascript: OnceCell<Template>,
     open: std::sync::Mutex<SessionTable>,
@@ -96,12 +97,18 @@ impl Sessions {
             mounts: args.mounts.iter().map(|text| mount(text)).collect::<Result<_, _>>()?,
             http: http(&args.allow_http)?,
             max_sessions: args.max_sessions.into(),
+            python_runtime: parse_python_runtime(&args.python_runtime)?,
             python: OnceCell::new(),
             javascript: OnceCell::new(),
             open: std::sync::Mutex::default(),
             freed: Notify::new(),
             calls: Semaphore::new(MAX_CALLS),
         })
+    }
+
+    /// Returns the runtime of Python code.
+    pub fn python_runtime(&self) -> Runtime {
+        self.python_runtime
     }
 
     /// Runs a piece of code in its session.

@@ -8,16 +8,17 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use crate::fixture::{ISOLA, Running, TestDir, compile_once};
+use crate::fixture::{ISOLA, Running, TestDir, compile_data_once, compile_once};
 
 /// The pages, and the minimum number of examples of each.
-const PAGES: [(&str, usize); 14] = [
+const PAGES: [(&str, usize); 15] = [
     ("README.md", 2),
     ("docs/isola/command/README.md", 6),
     ("docs/isola/command/repl.md", 1),
     ("docs/isola/files.md", 2),
     ("docs/guest/python/README.md", 5),
     ("docs/guest/python/asyncio.md", 6),
+    ("docs/guest/python/data.md", 5),
     ("docs/guest/python/dependencies.md", 3),
     ("docs/guest/python/http.md", 10),
     ("docs/guest/python/importlib.md", 6),
@@ -125,6 +126,9 @@ fn check(page: &str, dir: &TestDir, block: &str) -> usize {
 
 fn shell(dir: &TestDir, command: &str) -> String {
     compile_once();
+    if command.contains("python-data") {
+        compile_data_once();
+    }
     let bin = Path::new(ISOLA).parent().unwrap();
     let path = env::join_paths(
         [bin.to_owned()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap())),

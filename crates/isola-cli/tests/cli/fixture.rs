@@ -229,12 +229,22 @@ impl Drop for Running {
 pub(crate) fn compile_once() {
     static COMPILED: Once = Once::new();
     COMPILED.call_once(|| {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["warm.py", "warm.js"] {
-            let script: PathBuf = dir.path().join(name);
-            fs::write(&script, "").unwrap();
-            let ran = finish(isola(&["run", script.to_str().unwrap()]));
-            assert_eq!(ran.code, Some(0), "the runtimes are needed: {}", ran.stderr);
+        for runtime in ["python", "js"] {
+            compile(runtime);
         }
     });
+}
+
+/// Compiles the runtime `python-data`, the first time.
+pub(crate) fn compile_data_once() {
+    static COMPILED: Once = Once::new();
+    COMPILED.call_once(|| compile("python-data"));
+}
+
+fn compile(runtime: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let script: PathBuf = dir.path().join("empty");
+    fs::write(&script, "").unwrap();
+    let ran = finish(isola(&["run", script.to_str().unwrap(), "--runtime", runtime]));
+    assert_eq!(ran.code, Some(0), "the runtime {runtime} is needed: {}", ran.stderr);
 }

@@ -8,6 +8,7 @@
 mod access;
 mod cache;
 mod calls;
+mod data;
 #[cfg(unix)]
 mod documented;
 mod ending;

@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::fixture::{TestDir, wait_until};
+use crate::{
+    data,
+    fixture::{TestDir, compile_data_once, wait_until},
+};
 
 /// A client that can send arbitrary lines.
 struct Client {
@@ -281,6 +284,26 @@ fn number_of_waiting_calls_is_limited() {
     assert!((1..=60).contains(&refused), "{refused}");
     assert_eq!(client.text(first), "1\n");
     assert_eq!(client.run("a", "2"), "2\n");
+}
+
+#[test]
+fn python_runtime_is_the_one_of_the_option() {
+    compile_data_once();
+    let mut client = Client::new(&["--python-runtime", "python-data"]);
+    let listed = client.send("tools/list", &json!({}));
+    let answer = client.answer(listed);
+    let python = &answer["result"]["tools"][0];
+    assert_eq!(python["name"], "run_python");
+    let description = python["description"].as_str().unwrap();
+    for package in data::packages() {
+        assert!(description.contains(&package), "{package} is not in {description:?}");
+    }
+    assert_eq!(client.run("a", "import numpy as np\nint(np.arange(10).sum())"), "45\n");
+    assert_eq!(client.run("a", "int(np.full(3, 2**40).sum())"), format!("{}\n", 3_u64 << 40));
+
+    let mut plain = Client::new(&[]);
+    let text = plain.run("a", "import numpy");
+    assert!(text.contains("ModuleNotFoundError"), "{text}");
 }
 
 #[test]

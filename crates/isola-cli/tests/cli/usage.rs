@@ -33,7 +33,10 @@ fn usage_errors_name_the_value_and_the_remedy() {
         (vec!["s.py", "--env", "A"], vec!["--env \"A\"", "NAME=VALUE"]),
         (vec!["s.py", "--env", "=b"], vec!["--env \"=b\"", "NAME=VALUE"]),
         (vec!["s.py", "--allow-http", "http://a.test/"], vec!["--allow-http", "example.com"]),
-        (vec!["s.py", "--runtime", "ruby"], vec!["\"ruby\"", "--runtime python", "--runtime js"]),
+        (
+            vec!["s.py", "--runtime", "ruby"],
+            vec!["\"ruby\"", "--runtime python, --runtime python-data"],
+        ),
         (vec!["s.txt"], vec!["s.txt", "--runtime python", "--runtime js"]),
         (vec!["-"], vec!["standard input", "--runtime python"]),
         (vec!["missing.py"], vec!["there is no file missing.py"]),
@@ -60,6 +63,32 @@ fn missing_runtime_error_contains_the_directory() {
     command.env("ISOLA_RUNTIME_DIR", "not-here");
     let stderr = finish(command).failed(2);
     assert!(stderr.contains("not-here") && stderr.contains("ISOLA_RUNTIME_DIR"), "{stderr}");
+}
+
+#[test]
+fn missing_python_data_error_says_how_to_install_it() {
+    let dir = TestDir::with("s.py", "");
+    for args in [
+        &["run", "s.py", "--runtime", "python-data"][..],
+        &["repl", "--runtime", "python-data"],
+        &["mcp", "--python-runtime", "python-data"],
+    ] {
+        let mut command = dir.command(args);
+        command.env("ISOLA_RUNTIME_DIR", "not-here");
+        let stderr = finish(command).failed(2);
+        for part in ["python-data.wasm", "not-here", "unpack isola-python-data.tar.gz"] {
+            assert!(stderr.contains(part), "{args:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn runtime_of_run_python_is_one_of_python() {
+    for name in ["js", "ruby", ""] {
+        let stderr = finish(isola(&["mcp", "--python-runtime", name])).failed(2);
+        assert!(stderr.contains(&format!("--python-runtime {name:?}")), "{stderr}");
+        assert!(stderr.contains("use --python-runtime python or"), "{stderr}");
+    }
 }
 
 #[test]
