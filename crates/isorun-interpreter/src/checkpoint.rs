@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! state.snapshot      a snapshot of isola: memory and files
-//! interpreter.json    the language; written last, so that its presence marks a complete state
+//! interpreter.json    the image; written last, so that its presence marks a complete state
 //! ```
 
 use std::{
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    language::Language,
+    image::InterpreterImage,
 };
 
 const STATE_FILE: &str = "state.snapshot";
@@ -25,7 +25,9 @@ const FORMAT: u32 = 1;
 #[derive(Serialize, Deserialize)]
 struct Mark {
     format: u32,
-    language: Language,
+    /// The name of its runtime. The field is called as in states of earlier servers.
+    #[serde(rename = "language")]
+    image: InterpreterImage,
 }
 
 /// Returns the path of the snapshot in a directory.
@@ -34,8 +36,8 @@ pub(crate) fn state_file(dir: &Path) -> PathBuf {
 }
 
 /// Marks the state in a directory as complete.
-pub(crate) fn mark_complete(dir: &Path, language: Language) -> Result<()> {
-    let mark = serde_json::to_vec(&Mark { format: FORMAT, language })
+pub(crate) fn mark_complete(dir: &Path, image: InterpreterImage) -> Result<()> {
+    let mark = serde_json::to_vec(&Mark { format: FORMAT, image })
         .map_err(|error| Error::Failed(format!("cannot describe an interpreter: {error}")))?;
     fs::write(dir.join(MARK_FILE), mark).map_err(Error::io("cannot write a checkpoint"))
 }
@@ -48,6 +50,6 @@ pub(crate) fn is_complete(dir: &Path) -> bool {
 
 /// Returns a fingerprint of everything that a state depends on, apart from its files. The
 /// snapshot itself names the build of the runtime, which isola compares.
-pub(crate) fn fingerprint(language: Language) -> String {
-    format!("isola {} {}, format {FORMAT}", env!("CARGO_PKG_VERSION"), language.name())
+pub(crate) fn fingerprint(image: InterpreterImage) -> String {
+    format!("isola {} {}, format {FORMAT}", env!("CARGO_PKG_VERSION"), image.runtime())
 }

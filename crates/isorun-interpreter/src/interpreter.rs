@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     error::{Error, Result},
-    language::Language,
+    image::InterpreterImage,
     turns::Turns,
 };
 
@@ -29,7 +29,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One interpreter.
 pub(crate) struct Interpreter {
-    pub(crate) language: Language,
+    pub(crate) image: InterpreterImage,
     pub(crate) proxy: Arc<EgressProxy>,
     tenant: Arc<str>,
     sandbox: Arc<Sandbox>,
@@ -97,7 +97,7 @@ pub struct Usage {
 
 impl Interpreter {
     pub(crate) fn new(
-        language: Language,
+        image: InterpreterImage,
         tenant: Arc<str>,
         proxy: Arc<EgressProxy>,
         sandbox: Sandbox,
@@ -106,7 +106,7 @@ impl Interpreter {
         // Until the first measurement its growth is counted from here.
         let memory = Memory { size: sandbox.memory_size(), ..Memory::default() };
         Arc::new(Self {
-            language,
+            image,
             proxy,
             tenant,
             sandbox: Arc::new(sandbox),
@@ -124,16 +124,17 @@ impl Interpreter {
 
     /// Fails if a request names another language.
     pub(crate) fn check_language(&self, name: Option<&str>) -> Result<()> {
-        match name.filter(|name| !self.language.is_named(&name.to_ascii_lowercase())) {
+        match name.filter(|name| !self.image.has_language(&name.to_ascii_lowercase())) {
             None => Ok(()),
             Some(name) => {
                 let shown: String = name.chars().take(64).collect();
-                let other = Language::ALL.into_iter().find(|other| other.is_named(name));
-                let hint = other.map_or("an OCI image with an interpreter", Language::image);
+                let other =
+                    InterpreterImage::ALL.into_iter().find(|other| other.has_language(name));
+                let hint = other.map_or("an OCI image with an interpreter", InterpreterImage::name);
                 Err(Error::LanguageMissing(format!(
                     "{} runs {}, not {shown:?}: create a run of {hint} for it",
-                    self.language,
-                    self.language.name()
+                    self.image,
+                    self.image.language()
                 )))
             }
         }

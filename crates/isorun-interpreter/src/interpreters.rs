@@ -14,8 +14,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::{
     checkpoint,
     error::{Error, Result},
+    image::InterpreterImage,
     interpreter::{Interpreter, Usage},
-    language::Language,
     network::EgressHost,
     spec::InterpreterSpec,
     templates::{self, Templates},
@@ -68,23 +68,23 @@ impl Interpreters {
         }))
     }
 
-    /// Finds the runtime of a language.
+    /// Finds the runtime of an image.
     ///
     /// # Errors
     ///
     /// [`Error::RuntimeMissing`] says what is missing and how to install it.
-    pub fn find_runtime(language: Language) -> Result<PathBuf> {
-        templates::find(language)
+    pub fn find_runtime(image: InterpreterImage) -> Result<PathBuf> {
+        templates::find(image)
     }
 
-    /// Loads the runtime of a language, so that the first interpreter is created fast.
+    /// Loads the runtime of an image, so that the first interpreter is created fast.
     ///
     /// # Errors
     ///
     /// [`Error::RuntimeMissing`], or the runtime cannot be compiled.
-    pub async fn preload(self: &Arc<Self>, language: Language) -> Result<()> {
+    pub async fn preload(self: &Arc<Self>, image: InterpreterImage) -> Result<()> {
         let this = Arc::clone(self);
-        let loading = async move { this.templates.get(language).await.map(drop) };
+        let loading = async move { this.templates.get(image).await.map(drop) };
         self.as_task(loading).await
     }
 
@@ -114,7 +114,7 @@ impl Interpreters {
         }
         let this = Arc::clone(self);
         let creating = async move {
-            let template = this.templates.get(spec.language).await?;
+            let template = this.templates.get(spec.image).await?;
             let proxy =
                 EgressProxy::new(spec.id.clone(), Arc::clone(&this.proxies), spec.network.clone());
             let sandbox = match from {
@@ -140,7 +140,7 @@ impl Interpreters {
         sandbox: Sandbox,
     ) -> Result<()> {
         let (tenant, turns) = (Arc::clone(&spec.tenant), Arc::clone(&self.turns));
-        let interpreter = Interpreter::new(spec.language, tenant, proxy, sandbox, turns);
+        let interpreter = Interpreter::new(spec.image, tenant, proxy, sandbox, turns);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if table.contains_key(&spec.id) {
             return Err(Error::AlreadyExists(spec.id.clone()));
@@ -219,11 +219,11 @@ impl Interpreters {
     /// [`Error::Ended`].
     pub async fn save(&self, id: &SandboxId, into: &Path) -> Result<()> {
         let interpreter = self.get(id)?;
-        let (language, into) = (interpreter.language, into.to_owned());
+        let (image, into) = (interpreter.image, into.to_owned());
         let saving = interpreter.operate(move |sandbox| async move {
             let snapshot = sandbox.snapshot().await?;
             snapshot.save(checkpoint::state_file(&into)).await?;
-            checkpoint::mark_complete(&into, language)
+            checkpoint::mark_complete(&into, image)
         });
         saving.await
     }
@@ -237,8 +237,8 @@ impl Interpreters {
     /// Returns a fingerprint of everything, apart from its files, that a saved state
     /// depends on.
     #[must_use]
-    pub fn fingerprint(language: Language) -> String {
-        checkpoint::fingerprint(language)
+    pub fn fingerprint(image: InterpreterImage) -> String {
+        checkpoint::fingerprint(image)
     }
 
     /// Destroys an interpreter with all its data, and returns the resources that it has

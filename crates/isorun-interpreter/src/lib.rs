@@ -12,7 +12,7 @@
 //! | code and contexts | `code.rs` |
 //! | files | `files.rs` |
 //! | one interpreter and its life cycle | `interpreter.rs` |
-//! | the images, and the search for their runtimes | `language.rs`, `templates.rs` |
+//! | the images, and the search for their runtimes | `image.rs`, `templates.rs` |
 //! | limits | `spec.rs` |
 //! | HTTP requests of a guest | `network.rs`; the rules are in `isorun-egress` |
 //! | how tenants share CPU time | `turns.rs` |
@@ -33,9 +33,9 @@ mod checkpoint;
 mod code;
 mod error;
 mod files;
+mod image;
 mod interpreter;
 mod interpreters;
-mod language;
 mod network;
 mod spec;
 mod templates;
@@ -44,9 +44,9 @@ mod turns;
 pub use code::{Cell, ContextState};
 pub use error::{Error, FileErrorKind, Result};
 pub use files::ReadFile;
+pub use image::InterpreterImage;
 pub use interpreter::Usage;
 pub use interpreters::Interpreters;
 pub use isola::{CodeContext, CodeEvent};
 pub use isorun_agent::SandboxId;
-pub use language::Language;
 pub use spec::InterpreterSpec;

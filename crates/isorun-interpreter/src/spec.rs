@@ -6,7 +6,7 @@ use isola::Limits;
 use isorun_agent::SandboxId;
 use isorun_egress::Plan;
 
-use crate::{error::Error, language::Language};
+use crate::{error::Error, image::InterpreterImage};
 
 /// The parameters of an interpreter.
 #[derive(Clone, Debug)]
@@ -15,8 +15,8 @@ pub struct InterpreterSpec {
     pub id: SandboxId,
     /// The tenant, among whose interpreters its turns are divided.
     pub tenant: Arc<str>,
-    /// The language.
-    pub language: Language,
+    /// The image.
+    pub image: InterpreterImage,
     /// The memory of the interpreter, in MiB. Beyond it allocations fail.
     pub mem_mib: u64,
     /// The size of its files, which are in memory, in MiB. Beyond it writing fails.
@@ -51,7 +51,7 @@ impl InterpreterSpec {
                     "{name} is {value}: give a value from {} to {} for {}",
                     range.start(),
                     range.end(),
-                    self.language
+                    self.image
                 )));
             }
         }

@@ -7,13 +7,14 @@ use tokio::sync::OnceCell;
 
 use crate::{
     error::{Error, Result},
-    language::Language,
+    image::InterpreterImage,
     spec::InterpreterSpec,
 };
 
-/// The compiled runtime of each language, built at its first use.
+/// The compiled runtime of each image, built at its first use.
 pub(crate) struct Templates {
     python: OnceCell<Template>,
+    python_data: OnceCell<Template>,
     javascript: OnceCell<Template>,
     /// The directory of compiled code if the user has no cache directory.
     fallback_cache: PathBuf,
@@ -21,42 +22,48 @@ pub(crate) struct Templates {
 
 impl Templates {
     pub(crate) fn new(fallback_cache: PathBuf) -> Self {
-        Self { python: OnceCell::new(), javascript: OnceCell::new(), fallback_cache }
+        Self {
+            python: OnceCell::new(),
+            python_data: OnceCell::new(),
+            javascript: OnceCell::new(),
+            fallback_cache,
+        }
     }
 
-    /// Returns the template of a language. The first call on a machine compiles the runtime,
+    /// Returns the template of an image. The first call on a machine compiles the runtime,
     /// which takes seconds; the result is cached on disk.
-    pub(crate) async fn get(&self, language: Language) -> Result<&Template> {
-        let template = match language {
-            Language::Python => &self.python,
-            Language::JavaScript => &self.javascript,
+    pub(crate) async fn get(&self, image: InterpreterImage) -> Result<&Template> {
+        let template = match image {
+            InterpreterImage::Python => &self.python,
+            InterpreterImage::PythonData => &self.python_data,
+            InterpreterImage::JavaScript => &self.javascript,
         };
-        template.get_or_try_init(|| self.build(language)).await
+        template.get_or_try_init(|| self.build(image)).await
     }
 
-    async fn build(&self, language: Language) -> Result<Template> {
-        let path = find(language)?;
+    async fn build(&self, image: InterpreterImage) -> Result<Template> {
+        let path = find(image)?;
         // The template limits what snapshots may have; each sandbox has limits of its own.
         let max_memory = usize::try_from(*InterpreterSpec::MEM_MIB.end() << 20);
         let limits = Limits { max_memory: max_memory.unwrap_or(usize::MAX), ..Limits::default() };
         let cache = isola::default_cache_dir().unwrap_or_else(|_| self.fallback_cache.clone());
-        let template = Template::builder(language.runtime())
+        let template = Template::builder(image.runtime())
             .runtime_path(path)
             .cache_dir(Some(cache))
             .limits(limits)
-            .on_compile(move || tracing::info!(image = %language, "compiling a runtime"))
+            .on_compile(move || tracing::info!(%image, "compiling a runtime"))
             .build()
             .await;
-        template.map_err(|error| Error::Failed(format!("cannot load {language}: {error}")))
+        template.map_err(|error| Error::Failed(format!("cannot load {image}: {error}")))
     }
 }
 
 /// Returns the path of a runtime on this machine.
-pub(crate) fn find(language: Language) -> Result<PathBuf> {
-    language.runtime().resolve(None).map_err(|error| {
+pub(crate) fn find(image: InterpreterImage) -> Result<PathBuf> {
+    image.runtime().resolve(None).map_err(|error| {
         Error::RuntimeMissing(format!(
-            "{language} is not available: {error}. A release of isola has the runtimes, and \
-             `isola` downloads none by itself; in a checkout, run `cargo xtask guests`"
+            "{image} is not available: {error}. {}",
+            image.installation()
         ))
     })
 }

@@ -46,7 +46,7 @@ use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use isorun_engine::{AgentStream, SandboxId, SandboxSpec, Stats};
-use isorun_interpreter::{InterpreterSpec, Language};
+use isorun_interpreter::{InterpreterImage, InterpreterSpec};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -188,7 +188,7 @@ impl Core {
             SandboxBase::Interpreter { interpreter } => Spec::Interpreter(InterpreterSpec {
                 id: sandbox,
                 tenant: row.tenant.as_str().into(),
-                language: interpreter,
+                image: interpreter,
                 mem_mib: row.mem_mib,
                 disk_mib: row.disk_mib,
                 env: live_run::Defaults::parse(&row.defaults).env,
@@ -200,7 +200,7 @@ impl Core {
     /// Returns what the sandbox of a run with this image is made from. `held` is the sandbox
     /// or snapshot that keeps the files of the image in use.
     fn base_of(&self, image: &str, held: &str) -> Result<SandboxBase, Error> {
-        match Language::of_image(image) {
+        match InterpreterImage::named(image) {
             Some(interpreter) => Ok(SandboxBase::Interpreter { interpreter }),
             None => self.images.root_of(held).map(SandboxBase::Linux),
         }
@@ -208,7 +208,7 @@ impl Core {
 
     /// Keeps the files of an image in use for one more holder, like [`Self::base_of`].
     fn copy_base(&self, image: &str, holder: &str, held: &str) -> Result<SandboxBase, Error> {
-        match Language::of_image(image) {
+        match InterpreterImage::named(image) {
             Some(interpreter) => Ok(SandboxBase::Interpreter { interpreter }),
             None => self.images.copy_hold(holder, held).map(SandboxBase::Linux),
         }

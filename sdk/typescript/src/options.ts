@@ -33,8 +33,8 @@ export type NetworkOptions =
 /** The options of a new sandbox, without those of its network. */
 export interface SandboxOptions extends ServerOptions {
   /**
-   * Any OCI image, or `host`: the server's own programs, read-only; or `isola:python` or
-   * `isola:js`, an interpreter.
+   * Any OCI image, or `host`: the server's own programs, read-only; or an interpreter:
+   * `isola:python`, `isola:python-data` or `isola:js`.
    */
   image: string;
   /** The number of virtual CPUs; 1 by default. */

@@ -49,11 +49,11 @@ fn open() -> Fixture {
     Fixture { interpreters, blocks, dir }
 }
 
-fn spec(id: &str, language: Language) -> InterpreterSpec {
+fn spec(id: &str, image: InterpreterImage) -> InterpreterSpec {
     InterpreterSpec {
         id: id.parse().unwrap(),
         tenant: "tenant".into(),
-        language,
+        image,
         mem_mib: 256,
         disk_mib: 64,
         env: [("GREETING".to_owned(), "hello".to_owned())].into(),
@@ -84,22 +84,22 @@ async fn evaluate(interpreters: &Interpreters, id: &str, source: &str) -> Result
 
 /// Sources of both languages for the same cases: set a variable, read it, read the
 /// environment.
-const SOURCES: [(Language, &str, &str, &str); 2] = [
-    (Language::Python, "x = 41", "x + 1", "import os; os.environ['GREETING']"),
-    (Language::JavaScript, "globalThis.x = 41", "x + 1", "undefined"),
+const SOURCES: [(InterpreterImage, &str, &str, &str); 2] = [
+    (InterpreterImage::Python, "x = 41", "x + 1", "import os; os.environ['GREETING']"),
+    (InterpreterImage::JavaScript, "globalThis.x = 41", "x + 1", "undefined"),
 ];
 
 #[tokio::test]
 async fn state_is_kept_saved_and_loaded() {
     let Fixture { interpreters, dir, .. } = open();
-    for (number, (language, set, get, environment)) in SOURCES.into_iter().enumerate() {
+    for (number, (image, set, get, environment)) in SOURCES.into_iter().enumerate() {
         let (first, second) = (format!("a{number}"), format!("b{number}"));
-        interpreters.create(spec(&first, language)).await.unwrap();
-        let again = interpreters.create(spec(&first, language)).await;
+        interpreters.create(spec(&first, image)).await.unwrap();
+        let again = interpreters.create(spec(&first, image)).await;
         assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
         evaluate(&interpreters, &first, set).await.unwrap();
         assert_eq!(evaluate(&interpreters, &first, get).await.unwrap(), "42");
-        if language == Language::Python {
+        if image == InterpreterImage::Python {
             let greeting = evaluate(&interpreters, &first, environment).await.unwrap();
             assert_eq!(greeting, "'hello'");
         }
@@ -115,7 +115,7 @@ async fn state_is_kept_saved_and_loaded() {
         interpreters.destroy(&id).unwrap();
         let gone = evaluate(&interpreters, &first, get).await;
         assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
-        interpreters.load(spec(&second, language), &saved).await.unwrap();
+        interpreters.load(spec(&second, image), &saved).await.unwrap();
         assert_eq!(evaluate(&interpreters, &second, get).await.unwrap(), "42");
     }
     assert_eq!(interpreters.list().len(), 2);
@@ -125,11 +125,11 @@ async fn state_is_kept_saved_and_loaded() {
 async fn invalid_limits_and_states_are_refused() {
     let Fixture { interpreters, dir, .. } = open();
     for mem_mib in [0, 31, 4097, u64::MAX] {
-        let spec = InterpreterSpec { mem_mib, ..spec("a", Language::JavaScript) };
+        let spec = InterpreterSpec { mem_mib, ..spec("a", InterpreterImage::JavaScript) };
         let error = interpreters.create(spec).await.unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{error}");
     }
-    let spec = spec("a", Language::JavaScript);
+    let spec = spec("a", InterpreterImage::JavaScript);
     std::fs::write(checkpoint::state_file(dir.path()), b"not a snapshot").unwrap();
     let error = interpreters.load(spec, dir.path()).await.unwrap_err();
     assert!(matches!(error, Error::StateRefused(_)), "{error}");
@@ -139,7 +139,7 @@ async fn invalid_limits_and_states_are_refused() {
 #[tokio::test]
 async fn a_destroyed_guest_stops() {
     let Fixture { interpreters, .. } = open();
-    interpreters.create(spec("a", Language::JavaScript)).await.unwrap();
+    interpreters.create(spec("a", InterpreterImage::JavaScript)).await.unwrap();
     let id: SandboxId = "a".parse().unwrap();
     let looping = tokio::spawn({
         let interpreters = Arc::clone(&interpreters);
@@ -156,7 +156,7 @@ async fn a_destroyed_guest_stops() {
 #[tokio::test]
 async fn memory_of_the_first_code_is_counted_while_it_runs() {
     let Fixture { interpreters, .. } = open();
-    interpreters.create(spec("a", Language::Python)).await.unwrap();
+    interpreters.create(spec("a", InterpreterImage::Python)).await.unwrap();
     let id: SandboxId = "a".parse().unwrap();
     let filling = tokio::spawn({
         let interpreters = Arc::clone(&interpreters);
@@ -175,7 +175,7 @@ async fn memory_of_the_first_code_is_counted_while_it_runs() {
 #[tokio::test]
 async fn time_limit_includes_the_wait_for_code_of_other_contexts() {
     let Fixture { interpreters, .. } = open();
-    interpreters.create(spec("a", Language::Python)).await.unwrap();
+    interpreters.create(spec("a", InterpreterImage::Python)).await.unwrap();
     let id: SandboxId = "a".parse().unwrap();
     let other = interpreters.create_context(&id, None, None).await.unwrap().id;
     let (sender, mut endless) = mpsc::channel(4);
@@ -201,7 +201,7 @@ async fn time_limit_includes_the_wait_for_code_of_other_contexts() {
 #[tokio::test]
 async fn files_are_read_up_to_the_given_size() {
     let Fixture { interpreters, .. } = open();
-    interpreters.create(spec("a", Language::Python)).await.unwrap();
+    interpreters.create(spec("a", InterpreterImage::Python)).await.unwrap();
     let id: SandboxId = "a".parse().unwrap();
     interpreters.write_file(&id, "x".to_owned(), vec![1; 1000]).await.unwrap();
     assert_eq!(interpreters.file_size(&id, "x").unwrap(), 1000);
@@ -237,7 +237,7 @@ async fn requests_pass_the_policy() {
         "await fetch('http://{address}/path').then(async (r) => \
          r.status + ' ' + (await r.text()).split('\\r\\n')[0], String)"
     );
-    interpreters.create(spec("a", Language::JavaScript)).await.unwrap();
+    interpreters.create(spec("a", InterpreterImage::JavaScript)).await.unwrap();
     let denied = evaluate(&interpreters, "a", &fetch).await.unwrap();
     assert!(denied.contains("deny") && denied.contains("127.0.0.1"), "{denied}");
     let reported = std::mem::take(&mut *blocks.0.lock().unwrap());

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use isorun_interpreter::Language;
+use isorun_interpreter::InterpreterImage;
 
 use super::{
     Core,
@@ -46,8 +46,8 @@ async fn create_from_image(
     params: CreateParams,
 ) -> Result<Arc<LiveRun>, Error> {
     let started = Instant::now();
-    let is_interpreter = Language::of_image(&params.image).is_some();
-    if !is_interpreter && !params.image.starts_with(Language::IMAGE_PREFIX) {
+    let is_interpreter = InterpreterImage::named(&params.image).is_some();
+    if !is_interpreter && !params.image.starts_with(InterpreterImage::PREFIX) {
         // Before the image is pulled.
         let linux = core.engines.linux();
         linux.map_err(|error| Error::engine("cannot create the sandbox", error))?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use isorun_api::{NewRun, OnIdle};
 use isorun_engine::SandboxSpec;
-use isorun_interpreter::{InterpreterSpec, Language};
+use isorun_interpreter::{InterpreterImage, InterpreterSpec};
 
 use super::{
     error::Error,
@@ -40,17 +40,17 @@ impl CreateParams {
         let credentials = network::credentials(new.credentials.unwrap_or_default())?;
         let network = Settings::new(rules, credentials)?;
         let image = image(new.image)?;
-        let ranges = match Language::of_image(&image) {
+        let ranges = match InterpreterImage::named(&image) {
             None => &LINUX_RANGES,
             Some(_) => &INTERPRETER_RANGES,
         };
-        let urls = match Language::of_image(&image) {
+        let urls = match InterpreterImage::named(&image) {
             None => urls(new.urls.as_deref())?,
-            Some(language) => match new.urls.as_deref() {
+            Some(interpreter) => match new.urls.as_deref() {
                 None | Some("off") => UrlAccess::Off,
                 Some(_) => {
                     return Err(Error::invalid(format!(
-                        "urls: {language} has no ports, so leave this out or give `off`"
+                        "urls: {interpreter} has no ports, so leave this out or give `off`"
                     )));
                 }
             },
@@ -89,7 +89,7 @@ fn urls(access: Option<&str>) -> Result<UrlAccess, Error> {
 fn image(image: String) -> Result<String, Error> {
     if image.trim().is_empty() {
         return Err(Error::invalid(
-            "image is empty: name an OCI image, `host`, `isola:python` or `isola:js`",
+            "image is empty: name an OCI image, `host`, or an interpreter such as `isola:python`",
         ));
     }
     if image.len() > MAX_IMAGE_BYTES

@@ -10,7 +10,7 @@ use isorun_engine::{
     SandboxSpec, Stats,
 };
 use isorun_interpreter::{
-    Error as InterpreterError, InterpreterSpec, Interpreters, Language, Usage,
+    Error as InterpreterError, InterpreterImage, InterpreterSpec, Interpreters, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub struct Engines {
     linux: Result<Arc<dyn Engine>, String>,
     pub interpreters: Arc<Interpreters>,
     /// The interpreters that runs can be created from.
-    offered: Vec<Language>,
+    offered: Vec<InterpreterImage>,
 }
 
 /// What a sandbox is made from.
@@ -29,8 +29,8 @@ pub struct Engines {
 pub enum SandboxBase {
     /// The root filesystem of a Linux sandbox.
     Linux(Root),
-    /// The language of an interpreter.
-    Interpreter { interpreter: Language },
+    /// The image of an interpreter.
+    Interpreter { interpreter: InterpreterImage },
 }
 
 /// The specification of a sandbox.
@@ -52,14 +52,14 @@ impl Engines {
     pub fn new(
         linux: Result<Arc<dyn Engine>, String>,
         interpreters: Arc<Interpreters>,
-        offered: Vec<Language>,
+        offered: Vec<InterpreterImage>,
     ) -> Self {
         Self { linux, interpreters, offered }
     }
 
     /// Returns the images of the interpreters that runs can be created from.
     pub fn offered_images(&self) -> Vec<&'static str> {
-        self.offered.iter().map(|language| language.image()).collect()
+        self.offered.iter().map(|image| image.name()).collect()
     }
 
     /// Returns the engine of Linux sandboxes, or the error for a client.
@@ -106,7 +106,7 @@ impl Engines {
         match spec {
             Spec::Linux(spec) => self.linux()?.create(spec).await,
             Spec::Interpreter(spec) => {
-                self.check_offered(spec.language)?;
+                self.check_offered(spec.image)?;
                 let id = spec.id.clone();
                 self.interpreters.create(spec).await.map_err(|error| engine_error(&id, error))
             }
@@ -117,20 +117,21 @@ impl Engines {
         match spec {
             Spec::Linux(spec) => self.linux()?.restore(spec, from).await,
             Spec::Interpreter(spec) => {
-                self.check_offered(spec.language)?;
+                self.check_offered(spec.image)?;
                 let id = spec.id.clone();
                 self.interpreters.load(spec, from).await.map_err(|error| engine_error(&id, error))
             }
         }
     }
 
-    fn check_offered(&self, language: Language) -> Result<()> {
-        if self.offered.contains(&language) {
+    fn check_offered(&self, image: InterpreterImage) -> Result<()> {
+        if self.offered.contains(&image) {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
-            "this server does not offer {language}: its runtime is not installed, or its operator \
-             has disabled interpreters (--no-interpreters)"
+            "this server does not offer {image}: its operator has disabled interpreters \
+             (--no-interpreters), or its runtime was not installed when the server started. {}",
+            image.installation()
         )))
     }
 
@@ -262,7 +263,7 @@ mod tests {
 
     #[test]
     fn bases_keep_their_stored_form() {
-        let python = SandboxBase::Interpreter { interpreter: Language::Python };
+        let python = SandboxBase::Interpreter { interpreter: InterpreterImage::Python };
         let root = Root::Directory("/a".into());
         for (base, text) in [
             (SandboxBase::Linux(Root::Host), r#""host""#.to_owned()),

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use isorun_engine::Root;
 use isorun_image::{Error as ImageError, Image, Progress, PullOptions, Reference, Registries};
-use isorun_interpreter::Language;
+use isorun_interpreter::InterpreterImage;
 
 use super::{
     accounts::{Accounts, ledger::Ledger},
@@ -87,11 +87,11 @@ impl Images {
         if name == HOST {
             return Ok(ImageSource::built_in(SandboxBase::Linux(Root::Host)));
         }
-        if let Some(interpreter) = Language::of_image(name) {
+        if let Some(interpreter) = InterpreterImage::named(name) {
             return Ok(ImageSource::built_in(SandboxBase::Interpreter { interpreter }));
         }
-        if name.starts_with(Language::IMAGE_PREFIX) {
-            let known = Language::ALL.map(Language::image).join(" and ");
+        if name.starts_with(InterpreterImage::PREFIX) {
+            let known = InterpreterImage::ALL.map(InterpreterImage::name).join(", ");
             return Err(Error::new(
                 ErrorKind::ImageNotFound,
                 format!(

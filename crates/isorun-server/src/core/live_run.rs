@@ -22,7 +22,7 @@ use std::{
 use isorun_agent::client::CellHandle;
 use isorun_api::{DestroyStats, RunId, Status};
 use isorun_engine::{AgentStream, SandboxId, Stats};
-use isorun_interpreter::Language;
+use isorun_interpreter::InterpreterImage;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -62,8 +62,8 @@ struct IdleCellSlot {
 pub struct LiveRun {
     pub id: RunId,
     pub sandbox: SandboxId,
-    /// The language of an interpreter; `None` for a Linux sandbox.
-    pub interpreter: Option<Language>,
+    /// The image of an interpreter; `None` for a Linux sandbox.
+    pub interpreter: Option<InterpreterImage>,
     pub tenant: String,
     pub row: RunRow,
     pub defaults: Defaults,
@@ -141,7 +141,7 @@ impl LiveRun {
         Self {
             id: row.id.clone(),
             sandbox,
-            interpreter: Language::of_image(&row.image),
+            interpreter: InterpreterImage::named(&row.image),
             tenant: row.tenant.clone(),
             defaults: Defaults::parse(&row.defaults),
             activity: Activity::new(Duration::from_millis(row.timeout_ms)),
@@ -202,10 +202,10 @@ impl LiveRun {
     pub fn require_linux(&self, feature: &str) -> Result<(), Error> {
         match self.interpreter {
             None => Ok(()),
-            Some(language) => Err(Error::new(
+            Some(interpreter) => Err(Error::new(
                 ErrorKind::ImageLacksFeature,
                 format!(
-                    "{} is an interpreter ({language}), which has no {feature}: use a run of an \
+                    "{} is an interpreter ({interpreter}), which has no {feature}: use a run of an \
                      OCI image, such as python:3.14, or of `host`; here you can run code",
                     self.id
                 ),

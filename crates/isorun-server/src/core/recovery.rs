@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use isorun_api::Status;
 use isorun_engine::SandboxId;
-use isorun_interpreter::Language;
+use isorun_interpreter::InterpreterImage;
 
 use super::{Core, destroy::expire, hibernation, live_run::LiveRun, monitor, network::Settings};
 use crate::store::{AuditLog, RunRow};
@@ -13,9 +13,9 @@ use crate::store::{AuditLog, RunRow};
 /// record them as destroyed.
 fn refuse_without_linux(core: &Core, rows: &[RunRow]) -> anyhow::Result<()> {
     let Some(why) = core.engines.linux_unavailable() else { return Ok(()) };
-    let running = rows
-        .iter()
-        .filter(|row| row.status == Status::Running && Language::of_image(&row.image).is_none());
+    let running = rows.iter().filter(|row| {
+        row.status == Status::Running && InterpreterImage::named(&row.image).is_none()
+    });
     match running.count() {
         0 => Ok(()),
         count => anyhow::bail!(

@@ -11,7 +11,7 @@ use isorun_engine::{
     Engine, Error, Root, SandboxSpec,
     gvisor::{self, Gvisor},
 };
-use isorun_interpreter::{Interpreters, Language};
+use isorun_interpreter::{InterpreterImage, Interpreters};
 
 use super::engines::Engines;
 use crate::config::{self, Config};
@@ -21,9 +21,12 @@ use crate::config::{self, Config};
 /// interpreters only.
 pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engines> {
     let network = proxy_options(server, observer);
-    let has_runtime = |language: &Language| Interpreters::find_runtime(*language).is_ok();
-    let offered: Vec<_> =
-        Language::ALL.into_iter().filter(has_runtime).filter(|_| server.interpreters).collect();
+    let has_runtime = |image: &InterpreterImage| Interpreters::find_runtime(*image).is_ok();
+    let offered: Vec<_> = InterpreterImage::ALL
+        .into_iter()
+        .filter(has_runtime)
+        .filter(|_| server.interpreters)
+        .collect();
     let hint = "cannot run sandboxes here: `isorun doctor` reports what is missing";
     let (linux, proxies) = match open_gvisor(server, network.clone()).await {
         Ok(engine) => {
@@ -32,7 +35,7 @@ pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engin
         }
         Err(Error::Setup(why)) => {
             if offered.is_empty() {
-                let missing = Interpreters::find_runtime(Language::Python);
+                let missing = Interpreters::find_runtime(InterpreterImage::Python);
                 let missing = missing.map_or_else(|error| error.to_string(), |_| String::new());
                 bail!("{hint}: {why}; {missing}");
             }
@@ -44,11 +47,11 @@ pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engin
     };
     let interpreters = Interpreters::open(proxies, server.data_dir.join("interpreters"))?;
     if server.warm > 0 {
-        for language in offered.clone() {
+        for image in offered.iter().copied().filter(|image| image.is_preloaded()) {
             let interpreters = Arc::clone(&interpreters);
             tokio::spawn(async move {
-                if let Err(error) = interpreters.preload(language).await {
-                    tracing::warn!(%error, image = %language, "cannot load a runtime");
+                if let Err(error) = interpreters.preload(image).await {
+                    tracing::warn!(%error, %image, "cannot load a runtime");
                 }
             });
         }

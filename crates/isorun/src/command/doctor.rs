@@ -12,7 +12,7 @@ use isorun_engine::{
     Engine, Error, Root, SandboxId, SandboxSpec, doctor,
     gvisor::{Gvisor, GvisorConfig},
 };
-use isorun_interpreter::{Interpreters, Language};
+use isorun_interpreter::{InterpreterImage, Interpreters};
 use serde::Serialize;
 
 use super::table;
@@ -46,7 +46,7 @@ pub fn run(args: DoctorArgs) -> Result<ExitCode, Failure> {
         } else {
             for step in &steps {
                 let mark = if step.ok { "ok     " } else { "MISSING" };
-                table::line(&format!("{mark}  {:<15}  {}", step.name, step.found))?;
+                table::line(&format!("{mark}  {:<17}  {}", step.name, step.found))?;
             }
             table::line(match (passed, can_interpret) {
                 (true, _) => "This machine can run sandboxes: `isorun serve`.",
@@ -70,14 +70,14 @@ async fn run_steps() -> Vec<Step> {
 
 /// Looks for the runtimes of interpreters, which need nothing else.
 fn check_interpreters() -> Vec<Step> {
-    let check = |language: Language| {
-        let (ok, found) = match Interpreters::find_runtime(language) {
+    let check = |image: InterpreterImage| {
+        let (ok, found) = match Interpreters::find_runtime(image) {
             Ok(path) => (true, path.display().to_string()),
             Err(error) => (false, error.to_string()),
         };
-        Step { name: language.image(), ok, found }
+        Step { name: image.name(), ok, found }
     };
-    Language::ALL.map(check).into()
+    InterpreterImage::ALL.map(check).into()
 }
 
 /// Records a step. Returns its value if it succeeded.

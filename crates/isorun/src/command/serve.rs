@@ -97,7 +97,7 @@ pub struct ServeArgs {
     #[arg(long)]
     keep_sandboxes: bool,
 
-    /// Do not offer interpreters (isola:python, isola:js), which run in the server's process
+    /// Do not offer interpreters, such as isola:python, which run in the server's process
     #[arg(long)]
     no_interpreters: bool,
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::support::{Server, Tenant, answer, refused};
 
 mod conformance;
+mod python_data;
 mod restarts;
 mod unprivileged;
 
@@ -70,7 +71,7 @@ async fn what_an_interpreter_lacks_is_refused(server: &Server) {
     }
     let create = async |body: Value| server.post("/v1/runs", body).await;
     let unknown = create(json!({ "image": "isola:ruby" })).await;
-    refused(&unknown, 404, "image_not_found", "isola:python and isola:js");
+    refused(&unknown, 404, "image_not_found", "isola:python, isola:python-data, isola:js");
     for (field, value) in [
         ("vcpus", json!(2)),
         ("mem_mib", json!(31)),

@@ -45,7 +45,7 @@ class Sandbox(SandboxBase):
     ) -> None:
         """
         :param image: any OCI image, or `host`: the server's own programs, read-only; or
-            `isola:python` or `isola:js`, an interpreter.
+            an interpreter: `isola:python`, `isola:python-data` or `isola:js`.
         :param vcpus: the number of virtual CPUs; 1 by default.
         :param mem_mib: the memory in MiB; 1024 by default, and 256 for an interpreter.
         :param disk_mib: the limit of the sandbox's writable disk space, in MiB; 10240 by

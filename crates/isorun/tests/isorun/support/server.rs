@@ -3,7 +3,11 @@
 use std::{
     io::{BufRead, BufReader},
     ops::{Deref, DerefMut},
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{chown, symlink},
+        process::CommandExt,
+    },
+    path::Path,
     process::{ChildStderr, ExitStatus, Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     time::Duration,
@@ -46,6 +50,20 @@ impl Server {
     pub fn start_in(data: TempDir, home: TempDir, args: &[&str]) -> Self {
         let mut command = command_in(&data, &home);
         command.args(["serve", "--no-pull", "--log", "warn"]).args(args);
+        Self::launch(&mut command, data, home)
+    }
+
+    /// Starts a server that has only these runtimes, by the names of their files.
+    pub fn start_with_runtimes(files: &[&str]) -> Self {
+        let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let all = std::env::var_os("ISOLA_RUNTIME_DIR").expect("cargo sets ISOLA_RUNTIME_DIR");
+        let runtimes = home.path().join("runtimes");
+        std::fs::create_dir(&runtimes).unwrap();
+        for file in files {
+            symlink(Path::new(&all).join(file), runtimes.join(file)).unwrap();
+        }
+        let mut command = command_in(&data, &home);
+        command.args(["serve", "--no-pull", "--log", "error"]).env("ISOLA_RUNTIME_DIR", runtimes);
         Self::launch(&mut command, data, home)
     }
 
