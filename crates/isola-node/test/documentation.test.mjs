@@ -24,6 +24,7 @@ for (const [page, printed] of [
     'docs/isola/node.md',
     ['hello world\n', 'Hello World\nHey World\nHi World\n', '999000\n3\n10\n', 'hello world\n'],
   ],
+  ['docs/guest/python/data.md', ['{"north":17,"south":5}\n']],
   ['docs/isola/files.md', ['HELLO\nin.txt 5\nout.txt 5\nENOENT none.txt\n']],
   [
     'docs/isola/run-code.md',

@@ -157,4 +157,7 @@ mod documented {
 
     #[doc = include_str!("../../../docs/isola/mounts-and-env.md")]
     struct MountsAndEnv;
+
+    #[doc = include_str!("../../../docs/guest/python/data.md")]
+    struct Data;
 }

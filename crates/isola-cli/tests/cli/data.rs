@@ -25,6 +25,29 @@ pub(crate) fn packages() -> Vec<String> {
     names
 }
 
+/// Returns the value of the first line `NAME = "VALUE"` of a recipe.
+fn field(recipe: &str, name: &str) -> String {
+    let start = format!("{name} = \"");
+    let line = recipe.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap();
+    line.strip_suffix('"').unwrap().to_owned()
+}
+
+#[test]
+fn documented_packages_are_those_of_the_recipes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/guest/python/data.md")).unwrap();
+    let section = page.split("\n## ").find(|text| text.starts_with("Packages\n")).unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
+    for name in packages() {
+        let path = root.join(format!("guests/python/packages/{name}.toml"));
+        let recipe = fs::read_to_string(path).unwrap();
+        let [version, licence] = ["version", "licence"].map(|each| field(&recipe, each));
+        let row = format!("| `{name}` | {version} | {licence} |");
+        assert!(rows.contains(&row.as_str()), "data.md has no row {row:?}");
+    }
+    assert_eq!(rows.len(), packages().len(), "{rows:?}");
+}
+
 #[test]
 fn csv_file_becomes_json() {
     compile_data_once();
@@ -34,7 +57,7 @@ fn csv_file_becomes_json() {
     fs::write(dir.path().join("data/sales.csv"), csv).unwrap();
     let args = ["totals.py", "--runtime", "python-data", "--mount", "./data:/data"];
     let ran = dir.run(&[&args[..], &["--arg", "\"/data/sales.csv\""]].concat());
-    assert_eq!(ran.succeeded(), "{\"north\": 17, \"south\": 5}\n");
+    assert_eq!(ran.succeeded(), "{\"north\":17,\"south\":5}\n");
     // The small runtime has neither.
     let error = dir.run(&["totals.py", "--arg", "\"x\""]).failed(1);
     assert!(error.contains("ModuleNotFoundError"), "{error}");
