@@ -25,6 +25,7 @@ mod output;
 mod private_files;
 mod process;
 mod python;
+mod python_data;
 mod quick;
 mod scripts;
 mod server;
