@@ -14,6 +14,8 @@ import { dirname, join, posix, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
+import { lazyTexts } from './lazy-texts.mjs';
+
 const WORLD = 'guest';
 // Without `stdio`: the host could not interpret what the engine itself prints, and
 // the open stream would remain open in an idle guest.
@@ -45,6 +47,7 @@ async function main() {
     files.set(`${GUEST_DIR}/${name}`, readFileSync(join(sources, name), 'utf8'));
   }
   addLibrary(files, join(resolve(tools), 'node_modules/sucrase/dist/esm'), 'sucrase');
+  files.set(`${GUEST_DIR}/lazy-texts.js`, await lazyTexts(resolve(tools)));
 
   const initialized = await initialize(spliced, files);
   const core = softenStubs(

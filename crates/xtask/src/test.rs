@@ -169,8 +169,10 @@ fn quick(args: &[String]) -> Result<()> {
 /// Runs the tests of the JavaScript guest that need no engine.
 fn javascript_guest() -> Result<()> {
     eprintln!("==> node --test guests/js/test");
-    let mut node = Command::new(setup::js_builder()?.node);
+    let builder = setup::js_builder()?;
+    let mut node = Command::new(builder.node);
     node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
+    node.env("ISOLA_JS_TOOLS", builder.tools);
     process::run(node)
 }
 

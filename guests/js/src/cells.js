@@ -15,6 +15,7 @@ import {
   string,
 } from './intrinsics.js';
 import { shiftFirstLine } from './failures.js';
+import { withUnicodePatterns } from './patterns.js';
 import { candidates, isFromParser, publish, runText } from './scripts.js';
 
 const global = globalThis;
@@ -29,6 +30,7 @@ const MAX_STARTS = 200;
  * that imports or exports is run by `runModule` and has no value.
  */
 export function runCell(source, label, runModule) {
+  source = withUnicodePatterns(source);
   if (isObject(source)) source = `(${source}\n)`;
   const names = candidates(source);
   try {

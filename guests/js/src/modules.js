@@ -28,6 +28,7 @@ import {
   toStringTag,
 } from './intrinsics.js';
 import { locateSyntaxError, shiftFirstLine } from './failures.js';
+import { withUnicodePatterns } from './patterns.js';
 import { candidates, globalValue, isFromParser, runScript, sourceLabel } from './scripts.js';
 import { findModuleSyntax, setPosition } from './syntax.js';
 import { eraseTypes } from './typescript.js';
@@ -61,6 +62,7 @@ export function runSource(source, name) {
   const { goal, typescript, unsupported } = EXTENSIONS[extension] ?? UNKNOWN;
   if (unsupported) throw new SafeSyntaxError(`${name}: JSX is not supported`);
   if (typescript) source = eraseTypes(source, label);
+  source = withUnicodePatterns(source);
   if (goal === 'module') return runModule(compileModule(source, label), label);
   try {
     runScript(source, label);

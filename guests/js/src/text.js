@@ -1,6 +1,15 @@
 // Features of strings that the engine lacks, since it is built without ICU.
 
-import { define, string, uncurry } from './intrinsics.js';
+import {
+  define,
+  regExpExec,
+  SafeRangeError,
+  SafeString,
+  SafeTypeError,
+  string,
+  uncurry,
+} from './intrinsics.js';
+import { unicodeFunctions } from './lazy.js';
 
 const toLower = uncurry(String.prototype.toLowerCase);
 const toUpper = uncurry(String.prototype.toUpperCase);
@@ -67,6 +76,19 @@ function isIgnored(letter) {
   );
 }
 
+/** Implements `normalize`, with the Unicode data only for a string that may change. */
+function normalize(form) {
+  if (this === undefined || this === null)
+    throw new SafeTypeError('String.prototype.normalize: this is null or undefined');
+  const text = SafeString(this);
+  const name = form === undefined ? 'NFC' : SafeString(form);
+  if (name !== 'NFC' && name !== 'NFD' && name !== 'NFKC' && name !== 'NFKD')
+    throw new SafeRangeError(`the form must be one of 'NFC', 'NFD', 'NFKC', or 'NFKD': ${name}`);
+  const mayChange = name === 'NFC' ? /[^\0-\u02ff]/ : /[^\0-\x7f]/;
+  return regExpExec(mayChange, text) === null ? text : unicodeFunctions().normalize(text, name);
+}
+
 export function installText() {
+  define(String.prototype, 'normalize', { normalize }.normalize, false);
   define(String.prototype, 'toLowerCase', { toLowerCase }.toLowerCase, false);
 }

@@ -293,6 +293,9 @@ impl Bill {
                 "contains the engine",
             ),
             ("sucrase", "MIT", "removes types of TypeScript"),
+            ("regenerate-unicode-properties", "MIT", "the sets of Unicode properties"),
+            ("unicode-property-aliases-ecmascript", "MIT", "the names of Unicode properties"),
+            ("unicode-property-value-aliases-ecmascript", "MIT", "the names of their values"),
         ] {
             let version = lock["packages"][format!("node_modules/{name}")]["version"]
                 .as_str()
