@@ -111,7 +111,14 @@ impl Guest {
     fn sources(self) -> &'static [&'static str] {
         match self {
             Guest::Python | Guest::PythonData => &["src"],
-            Guest::Js => &["src", "lazy", "build.mjs", "lazy-texts.mjs", "unicode-tables.mjs"],
+            Guest::Js => &[
+                "src",
+                "lazy",
+                "build.mjs",
+                "lazy-texts.mjs",
+                "unicode-tables.mjs",
+                "zone-tables.mjs",
+            ],
         }
     }
 }

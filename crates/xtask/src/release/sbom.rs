@@ -293,6 +293,8 @@ impl Bill {
                 "contains the engine",
             ),
             ("sucrase", "MIT", "removes types of TypeScript"),
+            ("@formatjs/intl-segmenter", "MIT", "Intl.Segmenter"),
+            ("moment-timezone", "MIT", "the data of time zones"),
             ("regenerate-unicode-properties", "MIT", "the sets of Unicode properties"),
             ("unicode-property-aliases-ecmascript", "MIT", "the names of Unicode properties"),
             ("unicode-property-value-aliases-ecmascript", "MIT", "the names of their values"),
