@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,14 +18,17 @@ from typing import Any
 ARCHITECTURE = "amd64"
 
 
+# The user without privileges of `workspace_image`.
+UID = 1000
+
+
 def python_image(root: Path) -> None:
     """Creates the files of an image with the shell and the Python of these tests.
 
     It replaces `python:3.12`, regardless of its version.
     """
     local = root / "usr" / "local"
-    prefix = Path(sys.base_prefix)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    prefix, version = image_python()
     real = (prefix / "bin" / version).resolve()
     (local / "bin").mkdir(parents=True, exist_ok=True)
     shutil.copy(real, local / "bin" / "python3")
@@ -39,6 +43,40 @@ def python_image(root: Path) -> None:
             "test", "tests", "site-packages", "dist-packages", "idlelib", "config-*", "__pycache__"
         ),
     )
+
+
+def image_python() -> tuple[Path, str]:
+    """Returns the prefix and the name of the Python for images.
+
+    It is that of these tests, unless `ISORUN_IMAGE_PYTHON` names another one: a Python with a C
+    library of its own could not be in one image with programs of this machine.
+    """
+    program = os.environ.get("ISORUN_IMAGE_PYTHON", sys.executable)
+    code = "import sys; print(sys.base_prefix, 'python%d.%d' % sys.version_info[:2], sep='\\n')"
+    printed = subprocess.run([program, "-c", code], capture_output=True, text=True, check=True)
+    prefix, version = printed.stdout.splitlines()
+    return Path(prefix), version
+
+
+def workspace_image(root: Path, programs: Sequence[str]) -> None:
+    """Creates the files of an image with Python and programs of this machine, and with the users
+    root and `agent`."""
+    python_image(root)
+    (root / "usr/local/bin/python").symlink_to("python3")
+    copy_programs(root, programs, "usr/bin")
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text(
+        f"root:x:0:0::/root:/bin/bash\nagent:x:{UID}:{UID}::/home/agent:/bin/bash\n"
+    )
+    (root / "etc/group").write_text(f"root:x:0:\nagent:x:{UID}:\n")
+    for name, owner, mode in (
+        ("root", 0, 0o711), ("private", 0, 0o700), ("home", 0, 0o755), ("home/agent", UID, 0o755),
+        ("tmp", 0, 0o1777),
+    ):  # fmt: skip
+        # A Python below /root has its libraries there in the image, too.
+        (root / name).mkdir(exist_ok=True)
+        (root / name).chmod(mode)
+        os.chown(root / name, owner, owner)
 
 
 def copy_programs(root: Path, names: Sequence[str], directory: str = "bin") -> None:

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from images import copy_programs, python_image, write_layout
-
-from isorun import Sandbox
+from images import workspace_image, write_layout
+from support import LiveSandboxes
 
 # mini-SWE-agent creates its directory when it is imported.
 os.environ["MSWEA_GLOBAL_CONFIG_DIR"] = tempfile.mkdtemp(prefix="mini-swe-agent-")
@@ -32,9 +30,6 @@ case $name in -*) echo "usage: adduser [options] user"; exit 1;; esac
 echo "$name:x:2000:2000::/home/$name:/bin/sh" >> /etc/passwd
 echo "$name:x:2000:" >> /etc/group
 """
-
-# The user of the image `workspace`.
-UID = 1000
 
 
 @pytest.fixture(scope="session")
@@ -56,25 +51,10 @@ def images(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     """The names of two images with the same files: `root`, whose commands run as root, and
     `user`, whose commands run as a user without privileges."""
     root = tmp_path_factory.mktemp("workspace")
-    python_image(root)
-    (root / "usr/local/bin/python").symlink_to("python3")
-    copy_programs(root, PROGRAMS, "usr/bin")
-    (root / "etc").mkdir()
-    (root / "etc/passwd").write_text(
-        f"root:x:0:0::/root:/bin/bash\nagent:x:{UID}:{UID}::/home/agent:/bin/bash\n"
-    )
-    (root / "etc/group").write_text(f"root:x:0:\nagent:x:{UID}:\n")
+    workspace_image(root, PROGRAMS)
     (root / "usr/sbin").mkdir()
     (root / "usr/sbin/adduser").write_text(ADDUSER)
     (root / "usr/sbin/adduser").chmod(0o755)
-    for name, owner, mode in (
-        ("root", 0, 0o711), ("private", 0, 0o700), ("home", 0, 0o755), ("home/agent", UID, 0o755),
-        ("tmp", 0, 0o1777),
-    ):  # fmt: skip
-        # A Python below /root has its libraries there in the image, too.
-        (root / name).mkdir(exist_ok=True)
-        (root / name).chmod(mode)
-        os.chown(root / name, owner, owner)
     names = {}
     for kind, config in (
         ("root", {"User": "root", "WorkingDir": "/root"}),
@@ -103,27 +83,3 @@ def live_sandboxes(server: Any) -> Iterator[LiveSandboxes]:
     before = live.ids()
     yield live
     assert live.ids() - before == set(), "the test left sandboxes on the server"
-
-
-class LiveSandboxes:
-    """Looks at the sandboxes on the server, without an adapter."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self._url = url
-        self._headers = {"authorization": f"Bearer {key}"}
-
-    def ids(self) -> set[str]:
-        """Returns the ids of the sandboxes that exist."""
-        runs = self._get("/v1/runs")["runs"]
-        return {run["id"] for run in runs if run["status"] != "destroyed"}
-
-    def status(self, sandbox_id: str) -> str:
-        """Returns `running` or `hibernated`."""
-        return str(self._get(f"/v1/runs/{sandbox_id}")["status"])
-
-    def destroy(self, sandbox_id: str) -> None:
-        """Destroys a sandbox without the adapter that uses it."""
-        Sandbox.connect(sandbox_id).destroy()
-
-    def _get(self, path: str) -> Any:
-        return httpx.get(f"{self._url}{path}", headers=self._headers).json()

@@ -1,4 +1,4 @@
-"""What the tests of the adapters to Strands Agents and Google ADK share."""
+"""What the tests of adapters to frameworks share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
+
+import httpx
+
+from isorun import Sandbox
 
 # A program that imports an adapter where its framework is not installed.
 IMPORT_WITHOUT = """
@@ -18,6 +23,30 @@ try:
 except ImportError as error:
     print(error)
 """
+
+
+class LiveSandboxes:
+    """Looks at the sandboxes on the server, without an adapter."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._headers = {"authorization": f"Bearer {key}"}
+
+    def ids(self) -> set[str]:
+        """Returns the ids of the sandboxes that exist."""
+        runs = self._get("/v1/runs")["runs"]
+        return {run["id"] for run in runs if run["status"] != "destroyed"}
+
+    def status(self, sandbox_id: str) -> str:
+        """Returns `running` or `hibernated`."""
+        return str(self._get(f"/v1/runs/{sandbox_id}")["status"])
+
+    def destroy(self, sandbox_id: str) -> None:
+        """Destroys a sandbox without the adapter that uses it."""
+        Sandbox.connect(sandbox_id).destroy()
+
+    def _get(self, path: str) -> Any:
+        return httpx.get(f"{self._url}{path}", headers=self._headers).json()
 
 
 class Relay:
