@@ -116,6 +116,16 @@ def set_timeout(run: str, seconds: float) -> Operation[SandboxInfo]:
     return Operation("PATCH", f"/v1/runs/{run}", _info, body={"timeout": seconds})
 
 
+def set_network(
+    run: str, network_profile: str | None = None, allow: Sequence[str] = ()
+) -> Operation[None]:
+    """Changes the egress policy to a profile, or else to a list of allowed destinations."""
+    body: dict[str, Any] = {"network": {"allow": list(allow)}}
+    if network_profile is not None:
+        body = {"network_profile": network_profile}
+    return Operation("PUT", f"/v1/runs/{run}/network", lambda _: None, body=body)
+
+
 def fork(run: str, count: int) -> Operation[list[SandboxInfo]]:
     return Operation(
         "POST",

@@ -139,7 +139,7 @@ class AnyLoopSandbox:
             exception contain at most. The chunks are complete.
         """
         full = _protocol.Command(command, timeout or 0, env, cwd, stdin)
-        events = _BoundedStream(max_output)
+        events = BoundedStream(max_output)
         queue: asyncio.Queue[tuple[str, str] | ExecResult | Exception]
         queue = asyncio.Queue(MAX_QUEUED_CHUNKS)
 
@@ -306,7 +306,7 @@ def file_errors() -> Iterator[None]:
         raise kind(str(error)) from error
 
 
-class _BoundedStream(_protocol.ExecStream):
+class BoundedStream(_protocol.ExecStream):
     """A parser of the response to a streamed command, whose result has a limited size."""
 
     def __init__(self, max_output: int) -> None:
