@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,29 +60,96 @@ pub fn nginx() -> Result<PathBuf> {
 pub fn newest_python(version: &str) -> Result<Vec<OsString>> {
     const SUITE: &str = "sid";
     const LIBRARIES: [&str; 3] = ["libc6", "libexpat1", "zlib1g"];
-    let packages = [
-        format!("python{version}-minimal"),
-        format!("libpython{version}-minimal"),
-        format!("libpython{version}-stdlib"),
-    ];
-    let packages: Vec<&str> = packages.iter().map(String::as_str).chain(LIBRARIES).collect();
+    let packages = python_packages(version, &LIBRARIES);
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     let tools = workspace::tools().join("python-newest");
     let digest = Inputs::default().text(SUITE, &packages.join(" ")).finish();
     let label = format!("the newest CPython {version} of Debian, with which programs are compared");
     stamp::install(&label, &tools, &digest, || unpack(&packages, SUITE, &tools).map(|_| ()))?;
-    let files = tools.join("files/usr");
-    let libraries = files.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
+    let (loader, libraries) = loader_of(&tools)?;
+    Ok(vec![
+        loader.into(),
+        "--library-path".into(),
+        libraries.into(),
+        tools.join(format!("files/usr/bin/python{version}")).into(),
+    ])
+}
+
+/// Unpacks the CPython of a stable Debian that may be newer than this one, with its C library
+/// and all libraries of its standard library. Returns its program, on which virtual
+/// environments can be based.
+pub fn private_python() -> Result<PathBuf> {
+    const SUITE: &str = "trixie";
+    const VERSION: &str = "3.13";
+    // The last two are for packages that are compiled C++.
+    const LIBRARIES: [&str; 16] = [
+        "libbz2-1.0",
+        "libc6",
+        "libdb5.3t64",
+        "libexpat1",
+        "libffi8",
+        "liblzma5",
+        "libncursesw6",
+        "libreadline8t64",
+        "libsqlite3-0",
+        "libssl3t64",
+        "libtinfo6",
+        "libuuid1",
+        "libzstd1",
+        "zlib1g",
+        "libgcc-s1",
+        "libstdc++6",
+    ];
+    let packages = python_packages(VERSION, &LIBRARIES);
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    let tools = workspace::tools().join("python-private");
+    let digest = Inputs::default().text(SUITE, &packages.join(" ")).finish();
+    let label = format!("CPython {VERSION} of Debian, since that of this machine is older");
+    stamp::install(&label, &tools, &digest, || unpack(&packages, SUITE, &tools).map(|_| ()))?;
+    let (loader, libraries) = loader_of(&tools)?;
+    let python = tools.join(format!("files/usr/bin/python{VERSION}"));
+    // Python looks for its standard library, or for the virtual environment, near the name with
+    // which it was started. That is the launcher's, or the link of an environment to it.
+    let script = format!(
+        "#!/bin/sh\nexec {} --library-path {} --argv0 \"$0\" {} \"$@\"\n",
+        shell_quoted(&loader)?,
+        shell_quoted(&libraries)?,
+        shell_quoted(&python)?
+    );
+    let launcher = tools.join("files/usr/bin/python3");
+    if fs::read_to_string(&launcher).ok().as_ref() != Some(&script) {
+        fs::write(&launcher, script)
+            .and_then(|()| fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", launcher.display()))?;
+    }
+    Ok(launcher)
+}
+
+/// Returns the packages of a CPython, and the given libraries.
+fn python_packages(version: &str, libraries: &[&str]) -> Vec<String> {
+    let own = [
+        format!("python{version}-minimal"),
+        format!("libpython{version}-minimal"),
+        format!("libpython{version}-stdlib"),
+    ];
+    own.into_iter().chain(libraries.iter().map(|&library| library.to_owned())).collect()
+}
+
+/// Returns the dynamic loader and the directory of libraries among unpacked packages.
+fn loader_of(tools: &Path) -> Result<(PathBuf, PathBuf)> {
+    let libraries = tools.join(format!("files/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let loader = fs::read_dir(&libraries)
         .with_context(|| format!("cannot read {}", libraries.display()))?
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with("ld-linux"))
         .context("Debian's C library contains no dynamic loader")?;
-    Ok(vec![
-        loader.path().into(),
-        "--library-path".into(),
-        libraries.into(),
-        files.join(format!("bin/python{version}")).into(),
-    ])
+    Ok((loader.path(), libraries))
+}
+
+/// Returns a path as one word of a shell.
+fn shell_quoted(path: &Path) -> Result<String> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(format!("'{}'", text.replace('\'', r"'\''")))
 }
 
 /// Returns the code name of this Debian release.

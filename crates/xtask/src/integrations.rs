@@ -14,6 +14,8 @@ use crate::{guests, linux, process, sdk, setup, wheel, workspace};
 /// Frameworks that are installed in one environment.
 struct FrameworkGroup {
     name: &'static str,
+    /// The oldest Python that the newest versions of the frameworks support.
+    min_python: (u32, u32),
     /// The lock file, relative to the root.
     requirements: &'static str,
     label: &'static str,
@@ -38,6 +40,7 @@ enum AdapterPackage {
 const GROUPS: &[FrameworkGroup] = &[
     FrameworkGroup {
         name: "agents",
+        min_python: (3, 11),
         requirements: "sdk/python/tests/integrations/agents/requirements.txt",
         label: "pydantic-ai, deepagents, inspect-ai, openai-agents and mini-swe-agent",
         suites: &[AdapterSuite {
@@ -47,6 +50,7 @@ const GROUPS: &[FrameworkGroup] = &[
     },
     FrameworkGroup {
         name: "adk",
+        min_python: (3, 11),
         requirements: "sdk/python/tests/integrations/adk/requirements.txt",
         label: "google-adk and strands-agents",
         suites: &[
@@ -55,7 +59,18 @@ const GROUPS: &[FrameworkGroup] = &[
         ],
     },
     FrameworkGroup {
+        name: "harbor",
+        min_python: (3, 12),
+        requirements: "sdk/python/tests/integrations/harbor/requirements.txt",
+        label: "harbor",
+        suites: &[AdapterSuite {
+            package: AdapterPackage::Isorun,
+            tests: "tests/integrations/harbor",
+        }],
+    },
+    FrameworkGroup {
         name: "code",
+        min_python: (3, 11),
         requirements: "crates/isola-python/tests/integrations/code/requirements.txt",
         label: "fastmcp, smolagents and dspy",
         suites: &[AdapterSuite {
@@ -79,7 +94,8 @@ pub fn test(groups: &[String], args: &[String]) -> Result<()> {
     let isola = if uses(AdapterPackage::Isola) { Some(isola_package()?) } else { None };
     let isorun = if uses(AdapterPackage::Isorun) { Some(isorun_package()?) } else { None };
     for group in chosen {
-        let python = setup::frameworks(group.name, group.requirements, group.label)?;
+        let python =
+            setup::frameworks(group.name, group.requirements, group.label, group.min_python)?;
         for suite in group.suites {
             let (directory, site) = match suite.package {
                 AdapterPackage::Isola => ("crates/isola-python", &isola),
@@ -93,6 +109,8 @@ pub fn test(groups: &[String], args: &[String]) -> Result<()> {
                 pytest.env("PYTHONPATH", site);
             }
             pytest.env("PYTHONDONTWRITEBYTECODE", "1").env("ISORUN_COMMAND", sdk::command()?);
+            // Images contain programs of this machine, and the Python that belongs to them.
+            pytest.env("ISORUN_IMAGE_PYTHON", setup::python()?.program);
             // The runtimes are those in the wheel.
             pytest.env_remove("ISOLA_RUNTIME_DIR");
             process::run(pytest)?;

@@ -192,6 +192,7 @@ mod tests {
             "test python -- -k host",
             "test sdk -- -k host",
             "test integrations",
+            "test integrations harbor",
             "test release",
             "test integrations agents code -- -k host",
             "bench isola prelude",

@@ -19,8 +19,6 @@ use crate::{debian, process, progress, stamp, workspace};
 const CARGO_DENY_VERSION: &str = "0.20.2";
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 const MIN_PYTHON_VERSION: (u32, u32) = (3, 10);
-/// The oldest Python that the newest versions of all frameworks support.
-const MIN_FRAMEWORKS_PYTHON_VERSION: (u32, u32) = (3, 11);
 const MIN_NODE_VERSION: (u32, u32) = (20, 0);
 
 /// The installed builder of the Python guest.
@@ -410,27 +408,31 @@ pub fn sbom_validator() -> Result<PathBuf> {
     Ok(venv.join("bin/python"))
 }
 
-/// Installs frameworks for which the Python packages have adapters. Returns the Python
-/// interpreter.
-pub fn frameworks(group: &str, requirements: &str, label: &str) -> Result<PathBuf> {
+/// Installs frameworks for which the Python packages have adapters, on a Python that is not
+/// older than `minimum`. Returns the Python interpreter.
+pub fn frameworks(
+    group: &str,
+    requirements: &str,
+    label: &str,
+    minimum: (u32, u32),
+) -> Result<PathBuf> {
     // With pip the hundreds of packages take minutes.
     let (uv, uv_digest) = python_environment(
         "uv",
         "crates/xtask/installers/requirements.txt",
         "uv, which installs many Python packages at once",
     )?;
-    let python = python()?;
-    if !is_at_least(&python.version, MIN_FRAMEWORKS_PYTHON_VERSION) {
-        let (major, minor) = MIN_FRAMEWORKS_PYTHON_VERSION;
-        bail!(
-            "{label} need Python {major}.{minor} or newer, and this machine has {}: install a \
-             newer one, or run the other parts of the tests (`cargo xtask test --help`)",
-            python.version
-        );
-    }
+    let python = framework_python(minimum).with_context(|| {
+        let (major, minor) = minimum;
+        format!(
+            "the tests of {label} need Python {major}.{minor} or newer, which this machine lacks: \
+             install it, or run the other parts of the tests (`cargo xtask test --help`)"
+        )
+    })?;
     let requirements = workspace::root().join(requirements);
     let digest = Inputs::default()
         .text("python", &python.version)
+        .text("program", &python.program)
         .text("uv", &uv_digest)
         .file("requirements", &requirements)?
         .finish();
@@ -563,9 +565,23 @@ pub struct Python {
     version: String,
 }
 
+/// Returns the Python of the machine, or else a newer one that is installed for these tests.
+fn framework_python(minimum: (u32, u32)) -> Result<Python> {
+    if let Some(python) = find_python(minimum) {
+        return Ok(python);
+    }
+    let program = debian::private_python()?;
+    let version = process::stdout_of(&program, &["--version"])
+        .with_context(|| format!("{} does not run on this machine", program.display()))?;
+    if !is_at_least(&version, minimum) {
+        bail!("{} is {version}", program.display());
+    }
+    Ok(Python { program: program.to_string_lossy().into_owned(), version })
+}
+
 /// Returns the Python of the machine. As root on Debian it is installed if necessary.
 pub fn python() -> Result<Python> {
-    if let Some(python) = find_python() {
+    if let Some(python) = find_python(MIN_PYTHON_VERSION) {
         return Ok(python);
     }
     if Path::new("/etc/debian_version").exists()
@@ -586,7 +602,7 @@ pub fn python() -> Result<Python> {
             ]);
             process::run_quiet(install)
         })?;
-        if let Some(python) = find_python() {
+        if let Some(python) = find_python(MIN_PYTHON_VERSION) {
             return Ok(python);
         }
     }
@@ -598,14 +614,13 @@ pub fn python() -> Result<Python> {
     )
 }
 
-fn find_python() -> Option<Python> {
+fn find_python(minimum: (u32, u32)) -> Option<Python> {
     ["python3", "python3.14", "python3.13", "python3.12"].into_iter().find_map(|program| {
         let version = process::stdout_of(program, &["--version"])?;
         // Debian's python3 without python3-venv has `venv`, but no pip to install
         // into the new environment.
         process::stdout_of(program, &["-c", "import ensurepip, venv"])?;
-        is_at_least(&version, MIN_PYTHON_VERSION)
-            .then(|| Python { program: program.to_owned(), version })
+        is_at_least(&version, minimum).then(|| Python { program: program.to_owned(), version })
     })
 }
 
