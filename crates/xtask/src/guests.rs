@@ -38,6 +38,19 @@ pub struct GuestsArgs {
     /// Build twice, in different directories, and fail if the results differ
     #[arg(long)]
     verify: bool,
+    /// Optimize `python-data` too, as a release does; this takes minutes
+    #[arg(long)]
+    optimize: bool,
+}
+
+/// Which guests are optimized. The optimizer takes a multiple of the time of all other steps,
+/// and its result is cached for as long as no C code changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Optimization {
+    /// `python`: its code changes rarely, and everything uses it.
+    Usual,
+    /// Also `python-data`, for releases and benchmarks.
+    All,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -61,10 +74,11 @@ pub fn run(args: &GuestsArgs) -> Result<()> {
     };
     let mut differ = Vec::new();
     for &guest in guests {
-        if args.verify && !verify(guest)? {
+        let optimization = if args.optimize { Optimization::All } else { Optimization::Usual };
+        if args.verify && !verify(guest, optimization)? {
             differ.push(guest.name());
         } else if !args.verify {
-            build_if_stale(guest, args.force)?;
+            build_if_stale(guest, optimization, args.force)?;
         }
     }
     if !differ.is_empty() {
@@ -75,18 +89,23 @@ pub fn run(args: &GuestsArgs) -> Result<()> {
 
 /// Builds the guests that every installation contains, unless they are current.
 pub fn ensure() -> Result<()> {
-    ensure_these(&[Guest::Python, Guest::Js])
+    ensure_these(&[Guest::Python, Guest::Js], Optimization::Usual)
 }
 
 /// Builds all guests unless they are current. The first build of `python-data` compiles its
 /// packages, which takes minutes.
 pub fn ensure_all() -> Result<()> {
-    ensure_these(Guest::value_variants())
+    ensure_these(Guest::value_variants(), Optimization::Usual)
 }
 
-fn ensure_these(guests: &[Guest]) -> Result<()> {
+/// Builds all guests as they are published, unless they are current.
+pub fn ensure_optimized() -> Result<()> {
+    ensure_these(Guest::value_variants(), Optimization::All)
+}
+
+fn ensure_these(guests: &[Guest], optimization: Optimization) -> Result<()> {
     let _lock = workspace::lock()?;
-    guests.iter().try_for_each(|&guest| build_if_stale(guest, false))
+    guests.iter().try_for_each(|&guest| build_if_stale(guest, optimization, false))
 }
 
 impl Guest {
@@ -129,18 +148,21 @@ enum Builder {
         shim: Option<PathBuf>,
         /// The directory of the builder's package with another library, and its digest.
         package: (PathBuf, String),
-        optimizer: Optimizer,
+        optimizer: Option<Optimizer>,
     },
     Js(setup::JsBuilder),
 }
 
 impl Builder {
-    fn of(guest: Guest) -> Result<Builder> {
+    fn of(guest: Guest, optimization: Optimization) -> Result<Builder> {
         Ok(match guest {
             Guest::Python | Guest::PythonData => {
                 let tools = setup::python_builder()?;
                 let package = builder_library::install(&tools, &python_library::install()?)?;
-                let (shim, optimizer) = (build_shim::library()?, optimizer::install()?);
+                let shim = build_shim::library()?;
+                let is_optimized =
+                    optimization == Optimization::All || matches!(guest, Guest::Python);
+                let optimizer = is_optimized.then(optimizer::install).transpose()?;
                 Builder::Python { tools, shim, package, optimizer }
             }
             // `build.mjs` is deterministic by itself.
@@ -151,7 +173,7 @@ impl Builder {
     fn digest(&self) -> String {
         match self {
             Builder::Python { tools, shim, package, optimizer } => Inputs::default()
-                .text("optimizer", &optimizer.digest)
+                .text("optimizer", optimizer.as_ref().map_or("", |optimizer| &optimizer.digest))
                 .text("tools", &tools.digest)
                 .text("package", &package.1)
                 .text("build shim", &shim.as_ref().map_or(String::new(), |_| build_shim::digest()))
@@ -191,22 +213,26 @@ impl Builder {
     }
 }
 
-fn build_if_stale(guest: Guest, force: bool) -> Result<()> {
-    let builder = Builder::of(guest)?;
+fn build_if_stale(guest: Guest, optimization: Optimization, force: bool) -> Result<()> {
+    let builder = Builder::of(guest, optimization)?;
     let name = guest.name();
     let dir = workspace::runtimes().join(name);
     let output = workspace::runtimes().join(format!("{name}.wasm"));
     let stamp = workspace::runtimes().join(format!("{name}.digest"));
 
     stage(guest, &builder, &dir)?;
-    let digest = Inputs::default()
-        .text("builder", &builder.digest())
-        .text("command", &arguments(&builder.command("out.wasm")))
-        .tree(&dir)?
-        .finish();
-    let current = fs::read_to_string(&stamp).is_ok_and(|text| text == digest);
-    if current && output.exists() && !force {
-        return Ok(());
+    let digest_with = |builder: &Builder| -> Result<String> {
+        let arguments = arguments(&builder.command("out.wasm"));
+        let inputs = Inputs::default().text("builder", &builder.digest());
+        Ok(inputs.text("command", &arguments).tree(&dir)?.finish())
+    };
+    let digest = digest_with(&builder)?;
+    if !force && output.exists() {
+        let stamp = fs::read_to_string(&stamp).unwrap_or_default();
+        // An optimized guest serves all purposes.
+        if stamp == digest || stamp == digest_with(&Builder::of(guest, Optimization::All)?)? {
+            return Ok(());
+        }
     }
 
     progress::step(&format!("building the {name} guest"), || {
@@ -219,8 +245,8 @@ fn build_if_stale(guest: Guest, force: bool) -> Result<()> {
 
 /// Builds twice and reports whether the results are identical. The second build runs
 /// in another directory, to detect paths that get into the component.
-fn verify(guest: Guest) -> Result<bool> {
-    let builder = Builder::of(guest)?;
+fn verify(guest: Guest, optimization: Optimization) -> Result<bool> {
+    let builder = Builder::of(guest, optimization)?;
     let name = guest.name();
     let base = workspace::runtimes().join("verify");
     let here = base.join(name);
@@ -300,7 +326,10 @@ fn build(builder: &Builder, dir: &Path, output: &Path) -> Result<()> {
             &linked,
             &interpreter::CPYTHON,
             &libc::FUNCTION_PATCHES,
-            |module| optimizer.optimize(module),
+            |module| match optimizer {
+                Some(optimizer) => optimizer.optimize(module),
+                None => Ok(module.to_vec()),
+            },
         )
         .context("the guest's libraries cannot be merged")?;
         fs::write(&unfinished, merged)

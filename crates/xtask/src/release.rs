@@ -127,7 +127,7 @@ pub fn run(args: &ReleaseArgs) -> Result<()> {
 
 /// Builds the programs. With the profile `dev` the tests have built the same.
 fn build(profile: ReleaseProfile) -> Result<()> {
-    guests::ensure_all()?;
+    guests::ensure_optimized()?;
     linux::ensure()?;
     node::build(profile.of_node())
 }
