@@ -390,6 +390,38 @@ declare class TextDecoder {
   constructor(label?: string, options?: { fatal?: boolean; ignoreBOM?: boolean });
   decode(bytes?: BufferSource, options?: { stream?: boolean }): string;
 }
+declare class TextDecoderStream {
+  constructor(label?: string, options?: { fatal?: boolean; ignoreBOM?: boolean });
+  readonly encoding: string;
+  readonly readable: ReadableStream<string>;
+  readonly writable: WritableStream<BufferSource>;
+}
+declare class TextEncoderStream {
+  constructor();
+  readonly encoding: string;
+  readonly readable: ReadableStream<Uint8Array>;
+  readonly writable: WritableStream<string>;
+}
+declare class MessageEvent<T = any> extends Event {
+  constructor(type: string, options?: { data?: T; ports?: MessagePort[] });
+  readonly data: T;
+  readonly ports: readonly MessagePort[];
+}
+declare class MessagePort extends EventTarget {
+  onmessage: ((event: MessageEvent) => void) | null;
+  postMessage(message: any, transfer?: readonly (ArrayBuffer | MessagePort)[]): void;
+  start(): void;
+  close(): void;
+}
+declare class MessageChannel {
+  constructor();
+  readonly port1: MessagePort;
+  readonly port2: MessagePort;
+}
+declare namespace Intl {
+  /** Adds the data of a locale, which `derive-locale.mjs` writes. */
+  function addLocaleData(data: { locale: string }): void;
+}
 declare function structuredClone<T>(value: T, options?: { transfer?: readonly ArrayBuffer[] }): T;
 declare function atob(text: string): string;
 declare function btoa(text: string): string;

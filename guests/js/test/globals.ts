@@ -284,6 +284,23 @@ async function others(): Promise<void> {
   const bytes = new TextEncoder().encode('ü');
   is(new TextDecoder('utf-8', { fatal: true }).decode(bytes) === 'ü', 'TextDecoder');
   is(new TextEncoder().encodeInto('a', new Uint8Array(1)).written === 1, 'TextEncoder.encodeInto');
+  const { port1, port2 } = new MessageChannel();
+  const received = new Promise((resolve) => (port2.onmessage = ({ data }) => resolve(data)));
+  port1.postMessage([1]);
+  is(JSON.stringify(await received) === '[1]', 'MessageChannel');
+  is(new MessageEvent('message', { data: 1 }).data === 1, 'MessageEvent');
+  is(port1 instanceof MessagePort, 'MessagePort');
+  let decoded = '';
+  const encodedText = new ReadableStream<string>({
+    start(controller) {
+      controller.enqueue('\ud83d');
+      controller.enqueue('\ude00');
+      controller.close();
+    },
+  }).pipeThrough(new TextEncoderStream());
+  for await (const part of encodedText.pipeThrough(new TextDecoderStream())) decoded += part;
+  is(decoded === '\u{1f600}', 'TextDecoderStream, TextEncoderStream');
+  is(typeof Intl.addLocaleData === 'function', 'Intl.addLocaleData');
   is(structuredClone({ a: [1] }).a[0] === 1 && atob(btoa('a')) === 'a', 'structuredClone');
   is(
     performance.now() > 0 &&

@@ -63,3 +63,8 @@ async fn blob_and_form_cases_pass() {
 async fn structured_clone_cases_pass() {
     check(include_str!("structured.js"), 20, args![]).await;
 }
+
+#[tokio::test]
+async fn unicode_cases_pass() {
+    check(include_str!("unicode.js"), 12, args![]).await;
+}
