@@ -22,21 +22,25 @@ function prepare() {
   weights = new Map();
   const numbers = decodeNumbers(table, 0, table.length - 1);
   let point = 0;
-  let [letter, accent, cased] = [0, 0, 0];
-  for (const number of numbers) {
-    const distance = number >> 2;
-    point += distance % 2 === 1 ? -(distance + 1) / 2 : distance / 2;
-    switch (number % 4) {
-      case 1:
-        [letter, accent, cased] = [letter + 1, 0, 0];
-        break;
-      case 2:
-        [accent, cased] = [accent + 1, 0];
-        break;
-      case 3:
-        cased++;
-    }
-    weights.set(point, letter * LETTER + Math.min(accent, 255) * ACCENT + Math.min(cased, 255));
+  let letter = 0;
+  let accent = 0;
+  let cased = 0;
+  // Plain statements: destructuring thousands of times takes a tenth of a second here.
+  for (let i = 0; i < numbers.length; i++) {
+    const distance = numbers[i] >> 2;
+    const level = numbers[i] & 3;
+    point += distance & 1 ? -(distance + 1) / 2 : distance / 2;
+    if (level === 1) {
+      letter++;
+      accent = cased = 0;
+    } else if (level === 2) {
+      accent++;
+      cased = 0;
+    } else if (level === 3) cased++;
+    weights.set(
+      point,
+      letter * LETTER + (accent > 255 ? 255 : accent) * ACCENT + (cased > 255 ? 255 : cased),
+    );
   }
   ascii = Array.from({ length: 128 }, (_, code) => weights.get(code) ?? 0);
   digits = [weights.get(48), weights.get(57)].map((weight) => Math.floor(weight / LETTER));
