@@ -1,5 +1,7 @@
 //! Installs programs that isorun and its tests run, from packages of Debian.
 
+mod pins;
+
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+pub use self::pins::Pins;
 use crate::digest::Inputs;
 use crate::{process, progress, stamp, workspace};
 
@@ -185,6 +188,8 @@ pub struct Version {
     /// The path below the mirror.
     pub path: String,
     pub sha256: String,
+    /// The packages that it needs, as Debian writes them.
+    pub depends: String,
 }
 
 /// Returns the newest version of each package in a suite.
@@ -192,9 +197,12 @@ pub fn newest(packages: &[&str], suite: &str, tools: &Path) -> Result<Vec<Versio
     process::run_quiet(apt("apt-get", suite, tools, &["update"])?)?;
     let find = |package: &&str| {
         let captured = process::capture(apt("apt-cache", suite, tools, &["show", package])?)?;
-        let field = |name: &str| {
+        let optional = |name: &str| {
             let value = captured.text.lines().find_map(|line| line.strip_prefix(name));
-            value.map(|value| value.trim().to_owned()).with_context(|| {
+            value.map(|value| value.trim().to_owned())
+        };
+        let field = |name: &str| {
+            optional(name).with_context(|| {
                 format!("{suite} has no {package}:\n{}", process::tail(&captured.text, 5))
             })
         };
@@ -202,6 +210,7 @@ pub fn newest(packages: &[&str], suite: &str, tools: &Path) -> Result<Vec<Versio
             version: field("Version:")?,
             path: field("Filename:")?,
             sha256: field("SHA256:")?,
+            depends: optional("Depends:").unwrap_or_default(),
         })
     };
     packages.iter().map(find).collect()
@@ -210,7 +219,7 @@ pub fn newest(packages: &[&str], suite: &str, tools: &Path) -> Result<Vec<Versio
 /// Creates a command of apt that sees only one suite. It uses separate package lists, so
 /// that the machine is not changed.
 fn apt(program: &str, suite: &str, tools: &Path, arguments: &[&str]) -> Result<Command> {
-    let mirror = mirror()?;
+    let mirror = mirror_of(suite)?;
     let apt = tools.join("apt");
     fs::create_dir_all(apt.join("lists/partial"))?;
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -233,13 +242,20 @@ fn apt(program: &str, suite: &str, tools: &Path, arguments: &[&str]) -> Result<C
     Ok(command)
 }
 
-/// Downloads one version of a package, by its path below the mirror and its
+/// Downloads one version of a package, by the suite, its path below the suite's mirror and its
 /// SHA-256, and unpacks it.
-pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> Result<()> {
+pub fn unpack_version(
+    suite: &str,
+    path: &str,
+    digest: &str,
+    tools: &Path,
+    files: &Path,
+) -> Result<()> {
     let package = tools.join("package.deb");
     let mut download = Command::new("/usr/lib/apt/apt-helper");
     download.args(["-o", "APT::Sandbox::User=", "download-file"]);
-    download.arg(format!("{}{path}", mirror()?)).arg(&package).arg(format!("SHA256:{digest}"));
+    download.arg(format!("{}{path}", mirror_of(suite)?));
+    download.arg(&package).arg(format!("SHA256:{digest}"));
     let captured = process::capture(download)?;
     if !captured.status.success() {
         if captured.text.contains(" 404 ") {
@@ -265,15 +281,30 @@ impl std::error::Error for Unavailable {}
 
 /// Returns the URL of the mirror that this machine uses, with a slash at its end.
 pub fn mirror() -> Result<String> {
-    process::stdout_of(
+    configured("/debian/")
+        .ok_or_else(|| Unavailable("apt-get has no mirror of Debian".to_owned()).into())
+}
+
+/// Returns the URL of the mirror that has a suite. Security updates have an archive of their
+/// own; a machine on which apt does not use it is assumed to have it beside the other.
+fn mirror_of(suite: &str) -> Result<String> {
+    if !suite.ends_with("-security") {
+        return mirror();
+    }
+    match configured("/debian-security/") {
+        Some(url) => Ok(url),
+        None => Ok(format!("{}-security/", mirror()?.trim_end_matches('/'))),
+    }
+}
+
+/// Returns the first URL with this end that apt is configured to use.
+fn configured(end: &str) -> Option<String> {
+    let text = process::stdout_of(
         "apt-get",
         &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
-    )
-    .and_then(|text| {
-        let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
-        line.split(' ').next().map(str::to_owned)
-    })
-    .ok_or_else(|| Unavailable("apt-get has no mirror of Debian".to_owned()).into())
+    )?;
+    let line = text.lines().find(|line| line.ends_with(&format!("{end} main")))?;
+    line.split(' ').next().map(str::to_owned)
 }
 
 /// Unpacks a package file, and removes the file.

@@ -6,16 +6,15 @@
 //! a second source, an npm package, which is never deleted: its library is older than
 //! Debian's, and newer than the builder's.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
+use anyhow::{Context, Result};
 
+use crate::debian::{self, Pins};
 use crate::digest::{self, Inputs};
-use crate::{debian, process, progress, setup, stamp, workspace};
+use crate::{process, progress, setup, stamp, workspace};
 
 const PINS: &str = "guests/python/library/debian.toml";
 const RESERVE: &str = "guests/python/library";
@@ -54,14 +53,6 @@ const EXCLUDED: [&str; 13] = [
 /// Files that only the npm package has changed.
 const EXCLUDED_OF_RESERVE: [&str; 4] = ["socket.py", "ssl.py", "subprocess.py", "webbrowser.py"];
 const EXCLUDED_PREFIXES: [&str; 3] = ["_sysconfig", "build-details", "config-"];
-
-/// The pinned packages.
-#[derive(Deserialize)]
-struct Pins {
-    version: String,
-    /// The SHA-256 of each package, by its path in Debian's archive.
-    sha256: BTreeMap<String, String>,
-}
 
 /// An installed library.
 pub struct Library {
@@ -134,46 +125,17 @@ pub fn update() -> Result<()> {
     let _lock = workspace::lock()?;
     let scratch = workspace::tools().join("update-python");
     fs::create_dir_all(&scratch)?;
-    let mut pins = Pins { version: String::new(), sha256: BTreeMap::new() };
     let found = progress::step("reading Debian's package lists", || {
         debian::newest(&PACKAGES, SUITE, &scratch)
     })?;
     fs::remove_dir_all(&scratch)?;
-    for package in found {
-        if pins.version.is_empty() {
-            pins.version.clone_from(&package.version);
-        }
-        if pins.version != package.version {
-            bail!("the versions of {} differ in {SUITE}: try again later", package.path);
-        }
-        pins.sha256.insert(package.path, package.sha256);
-    }
-    let path = workspace::root().join(PINS);
-    let old = fs::read_to_string(&path)?;
-    fs::write(&path, write(&old, &pins)).with_context(|| format!("cannot write {PINS}"))?;
-    println!("{PINS}: {}", pins.version);
+    Pins::of(found)?.write(PINS)?;
     println!("now run: cargo xtask guests python && cargo xtask check --slow --write stdlib");
     Ok(())
 }
 
 fn pins() -> Result<Pins> {
-    let text = fs::read_to_string(workspace::root().join(PINS))
-        .with_context(|| format!("cannot read {PINS}"))?;
-    toml::from_str(&text).with_context(|| format!("{PINS} is not valid"))
-}
-
-/// Writes pins with the comment at the start of the old file.
-fn write(old: &str, pins: &Pins) -> String {
-    let comment: String = old
-        .lines()
-        .take_while(|line| line.starts_with('#'))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let mut text = format!("{comment}version = \"{}\"\n\n[sha256]\n", pins.version);
-    for (path, sha256) in &pins.sha256 {
-        text.push_str(&format!("\"{path}\" = \"{sha256}\"\n"));
-    }
-    text
+    Pins::read(PINS)
 }
 
 /// Returns the version of CPython in a version of a package of Debian.
@@ -184,7 +146,7 @@ fn upstream(version: &str) -> &str {
 fn digest_of(pins: &Pins, purpose: &str) -> String {
     let inputs = Inputs::default().text("purpose", purpose);
     let inputs = inputs.text("excluded", &format!("{EXCLUDED:?} {EXCLUDED_PREFIXES:?}"));
-    pins.sha256.iter().fold(inputs, |inputs, (path, sha256)| inputs.text(path, sha256)).finish()
+    pins.add_to(inputs).finish()
 }
 
 fn from_debian(pins: &Pins) -> Result<PathBuf> {
@@ -221,15 +183,7 @@ fn from_npm() -> Result<PathBuf> {
 
 /// Downloads and unpacks pinned packages. Returns the directory of their files.
 fn unpack(pins: &Pins, tools: &Path, wanted: &[&str]) -> Result<PathBuf> {
-    let unpacked = tools.join("unpacked");
-    for (path, sha256) in &pins.sha256 {
-        let file = path.rsplit('/').next().unwrap_or_default();
-        let package = file.split('_').next().unwrap_or_default();
-        if wanted.contains(&package) {
-            debian::unpack_version(path, sha256, tools, &unpacked)?;
-        }
-    }
-    Ok(unpacked)
+    pins.unpack(SUITE, tools, |package| wanted.contains(&package))
 }
 
 /// Copies the Python files of a library.
@@ -287,8 +241,8 @@ mod tests {
     #[test]
     fn pins_are_read_as_they_are_written() {
         let text = fs::read_to_string(workspace::root().join(PINS)).unwrap();
-        let pins: Pins = toml::from_str(&text).unwrap();
-        assert_eq!(write(&text, &pins), text);
+        let pins = pins().unwrap();
+        assert_eq!(pins.text(&text), text);
         assert_eq!(pins.sha256.len(), PACKAGES.len());
         assert!(pins.version.starts_with(upstream(&pins.version)));
     }
