@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use self::optimizer::Optimizer;
-pub use self::packages::{CompilerArgs, run_compiler};
+pub use self::packages::{CompilerArgs, run_compiler, update_rust};
 
 use crate::digest::{self, Inputs};
 use crate::{process, progress, python_library, setup, wit, workspace};
@@ -289,6 +289,7 @@ fn stage(guest: Guest, builder: &Builder, dir: &Path) -> Result<()> {
         copy(&edition, &dir.join("src/isola_guest/edition.py"))?;
         copy_python(&tools.bundled, &dir.join("site"))?;
         if matches!(guest, Guest::PythonData) {
+            copy_python(&setup::data_packages()?, &dir.join("site"))?;
             for files in packages::build()? {
                 copy_python(&files, &dir.join("site"))?;
             }
@@ -363,19 +364,25 @@ fn hermetic(program: &Path) -> Command {
 }
 
 /// Copies the Python files, the native modules and the metadata of packages, and the data
-/// of time zones.
+/// of time zones. Tests and benchmarks of packages stay behind.
 fn copy_python(from: &Path, to: &Path) -> Result<()> {
     for path in digest::files(from)? {
         let is_python = path.extension().is_some_and(|extension| extension == "py");
         let is_native = path.to_string_lossy().ends_with("-wasm32-wasi.so");
         let is_zone = path.starts_with("tzdata");
         let is_part = is_python || is_native || is_zone || path.ends_with("METADATA");
-        if is_excluded(&path) || !is_part {
+        if is_excluded(&path) || is_test(&path) || !is_part {
             continue;
         }
         copy(&from.join(&path), &to.join(&path))?;
     }
     Ok(())
+}
+
+fn is_test(path: &Path) -> bool {
+    const NAMES: [&str; 2] = ["benchmarks", "tests"];
+    let dir = path.parent().unwrap_or(path);
+    dir.components().any(|part| NAMES.iter().any(|name| part.as_os_str() == *name))
 }
 
 /// Copies a file, or a directory without caches and stamps.
@@ -422,6 +429,32 @@ mod tests {
         copy(from.path(), to.path()).unwrap();
         let copied = digest::files(to.path()).unwrap();
         assert_eq!(copied, [Path::new("app.py"), Path::new("pkg/a.py")]);
+    }
+
+    #[test]
+    fn only_what_python_needs_is_copied_of_a_package() {
+        let from = tempfile::tempdir().unwrap();
+        let to = tempfile::tempdir().unwrap();
+        let native = "pkg/_fast.cpython-314-wasm32-wasi.so";
+        for name in [
+            "pkg/__init__.py",
+            "pkg/py.typed",
+            "pkg/tests/test_a.py",
+            "pkg/tests.py",
+            "pkg/benchmarks/b.py",
+            native,
+            "pkg-1.dist-info/METADATA",
+            "pkg-1.dist-info/RECORD",
+            "bin/pkg.py",
+        ] {
+            let path = from.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        copy_python(from.path(), to.path()).unwrap();
+        let copied = digest::files(to.path()).unwrap();
+        let expected = ["pkg-1.dist-info/METADATA", "pkg/__init__.py", native, "pkg/tests.py"];
+        assert_eq!(copied, expected.map(PathBuf::from));
     }
 
     #[test]

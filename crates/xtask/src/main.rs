@@ -96,7 +96,7 @@ enum Command {
     Release(release::ReleaseArgs),
     /// Write the files that are generated and committed
     Generate,
-    /// Pin the newest version of Python's standard library for the guest
+    /// Pin the newest versions of Python's standard library and of Rust for the guest
     UpdatePython,
     /// Compile for the Python guest; build systems of packages call it
     #[command(hide = true)]
@@ -133,7 +133,7 @@ fn run(command: Command) -> Result<()> {
         Command::Archives(args) => archive::run(&args),
         Command::Release(args) => release::run(&args),
         Command::Generate => generate::write(),
-        Command::UpdatePython => python_library::update(),
+        Command::UpdatePython => guests::update_rust().and_then(|()| python_library::update()),
         Command::WasmCompiler(args) => guests::run_compiler(&args),
     }
 }

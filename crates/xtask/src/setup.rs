@@ -144,6 +144,20 @@ pub fn package_tools() -> Result<PackageTools> {
     Ok(PackageTools { bin: venv.join("bin"), digest })
 }
 
+/// Installs the pure Python packages that the guest `python-data` contains.
+pub fn data_packages() -> Result<PathBuf> {
+    let (venv, digest) =
+        python_environment("python", PYTHON_BUILDER_REQUIREMENTS, PYTHON_BUILDER_PURPOSE)?;
+    packages(
+        "python-data",
+        "guests/python/packages/pure-requirements.txt",
+        "the pure Python packages of the guest python-data",
+        GUEST_PYTHON_VERSION,
+        &venv,
+        &digest,
+    )
+}
+
 /// Installs published packages that the tests import in the Python guest.
 pub fn python_samples() -> Result<PathBuf> {
     let (venv, digest) =
@@ -196,6 +210,8 @@ fn packages(
         pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
         pip.args(["--implementation", "cp", "--python-version", version]);
         pip.args(["--platform", "manylinux2014_x86_64"]);
+        // pip compares with the Python that runs it.
+        pip.arg("--ignore-requires-python");
         pip.arg("-r").arg(&requirements);
         process::run_quiet(pip)
     })?;

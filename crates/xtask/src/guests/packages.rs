@@ -7,18 +7,21 @@
 //!
 //! ```text
 //! recipe ─▶ source distribution ─▶ changed sources ─▶ objects, libraries ─▶ files
-//! (recipe)  (source)               (source)           (meson, extensions)   (here)
+//! (recipe)  (source)               (source)           (meson, extensions,   (here)
+//!                                                      cargo)
 //! ```
 //!
 //! The files of a package are kept in `target/native/packages` by the digest of everything
 //! that they are made of. No file contains a path or a time, so that the guest is
 //! reproducible.
 
+mod cargo;
 mod compiler;
 mod extensions;
 mod headers;
 mod meson;
 mod recipe;
+mod rust;
 mod source;
 mod support;
 
@@ -32,11 +35,12 @@ pub use self::compiler::run as run_compiler;
 use self::headers::Headers;
 use self::recipe::{Build, Recipe};
 use crate::digest::{self, Inputs};
+use crate::guests::copy;
 use crate::setup::{CCompiler, PackageTools};
 use crate::{setup, stamp, workspace};
 
 /// The packages. A package follows those that its build needs.
-const PACKAGES: [&str; 1] = ["numpy"];
+const PACKAGES: [&str; 3] = ["numpy", "pydantic_core", "orjson"];
 
 /// What the builds of all packages use.
 struct Tools {
@@ -62,11 +66,15 @@ fn build_below(base: &Path) -> Result<Vec<PathBuf>> {
     let mut needed = String::new();
     for name in PACKAGES {
         let recipe = Recipe::read(name)?;
-        let digest = Inputs::default()
-            .text("tools", &tools.digest)
-            .text("recipe", &recipe.text)
-            .text("packages before it", &needed)
-            .finish();
+        let inputs = Inputs::default().text("tools", &tools.digest).text("recipe", &recipe.text);
+        let inputs = match &recipe.build {
+            Build::Meson(_) => inputs.text("packages before it", &needed),
+            Build::Extensions(_) => inputs,
+            Build::Cargo(_) => inputs
+                .text("rust", &rust::digest()?)
+                .text("cargo", include_str!("packages/cargo.rs")),
+        };
+        let digest = inputs.finish();
         let dir = base.join(name);
         let files = dir.join("files");
         let label = format!("{name} {}, compiled for the Python guest", recipe.version);
@@ -89,6 +97,7 @@ fn build_package(recipe: &Recipe, tools: &Tools, dir: &Path, built: &[PathBuf]) 
     match &recipe.build {
         Build::Meson(build) => meson::build(build, tools, dir, &source, &files, built)?,
         Build::Extensions(build) => extensions::build(build, tools, dir, &source, &files)?,
+        Build::Cargo(build) => cargo::build(build, tools, dir, &source, &files)?,
     }
     for path in digest::files(&files)? {
         if recipe.is_removed(&path) {
@@ -97,6 +106,33 @@ fn build_package(recipe: &Recipe, tools: &Tools, dir: &Path, built: &[PathBuf]) 
     }
     source::write_metadata(recipe, &source, &files)?;
     fs::remove_dir_all(&source)?;
+    Ok(())
+}
+
+/// Copies the Python files of packages that a source distribution contains.
+fn copy_python_files(root: &Path, packages: &[String], files: &Path) -> Result<()> {
+    for package in packages {
+        for path in digest::files(&root.join(package))? {
+            if path.extension().is_some_and(|extension| extension == "py") {
+                let path = Path::new(package).join(path);
+                copy(&root.join(&path), &files.join(&path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a program that starts another one with arguments, which its own follow.
+fn write_script(program: &Path, words: &[String]) -> Result<()> {
+    let quoted: Vec<String> =
+        words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+    fs::write(program, format!("#!/bin/sh\nexec {} \"$@\"\n", quoted.join(" ")))
+        .with_context(|| format!("cannot write {}", program.display()))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
+    }
     Ok(())
 }
 
@@ -119,5 +155,26 @@ impl Tools {
             .tree(&workspace::root().join("guests/python/packages/support"))?
             .finish();
         Ok(Tools { compiler, packages, headers, support, digest })
+    }
+}
+
+/// Pins the newest Rust compiler that Debian has.
+pub fn update_rust() -> Result<()> {
+    let _lock = workspace::lock()?;
+    rust::update()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_passes_its_words_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        let words = ["printf", "<%s>", "it's", "a b", "$HOME"].map(str::to_owned);
+        write_script(&program, &words).unwrap();
+        let text = crate::process::stdout_of(&program, &["c d"]).unwrap();
+        assert_eq!(text, "<it's><a b><$HOME><c d>");
     }
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{Tools, support};
 use super::meson::SUFFIX;
 use super::recipe::{Extension, ExtensionsBuild};
+use super::{Tools, copy_python_files, support};
+use crate::guests::hermetic;
 use crate::guests::native_modules::{self, Unit};
-use crate::guests::{copy, hermetic};
-use crate::{digest, process};
+use crate::process;
 
 /// Builds the package in `source`, and copies its files into `files`.
 pub fn build(
@@ -21,15 +21,7 @@ pub fn build(
     source: &Path,
     files: &Path,
 ) -> Result<()> {
-    let root = source.join(&build.root);
-    for package in &build.packages {
-        for path in digest::files(&root.join(package))? {
-            if path.extension().is_some_and(|extension| extension == "py") {
-                let path = Path::new(package).join(path);
-                copy(&root.join(&path), &files.join(&path))?;
-            }
-        }
-    }
+    copy_python_files(&source.join(&build.root), &build.packages, files)?;
     let objects = dir.join("objects");
     fs::create_dir_all(&objects)?;
     for module in &build.modules {

@@ -43,6 +43,7 @@ pub struct Recipe {
 pub enum Build {
     Meson(MesonBuild),
     Extensions(ExtensionsBuild),
+    Cargo(CargoBuild),
 }
 
 /// A package that is built by meson.
@@ -92,6 +93,19 @@ pub struct Add {
     pub file: String,
     /// Its path in `guests/python/packages`.
     pub from: String,
+}
+
+/// A package whose native module is a crate of Rust.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CargoBuild {
+    /// The directory that contains the Python packages, and their names.
+    pub root: String,
+    pub packages: Vec<String>,
+    /// The name of the native module.
+    pub module: String,
+    /// The name of the crate's library.
+    pub library: String,
 }
 
 /// A change to a file.

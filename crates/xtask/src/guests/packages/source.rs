@@ -16,9 +16,10 @@ use crate::{digest, process, workspace};
 pub fn unpack(recipe: &Recipe, tools: &PackageTools, dir: &Path) -> Result<()> {
     let archive = download(recipe, tools)?;
     let unpacked = dir.with_extension("unpacked");
-    tar::Archive::new(GzDecoder::new(&archive[..]))
-        .unpack(&unpacked)
-        .context("the source distribution cannot be unpacked")?;
+    let mut archive = tar::Archive::new(GzDecoder::new(&archive[..]));
+    // Build systems that keep objects compare times.
+    archive.set_preserve_mtime(false);
+    archive.unpack(&unpacked).context("the source distribution cannot be unpacked")?;
     let mut entries = fs::read_dir(&unpacked)?;
     let top = entries.next().context("the source distribution is empty")??;
     ensure!(entries.next().is_none(), "the source distribution has more than one directory");
