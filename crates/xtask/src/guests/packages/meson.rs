@@ -32,9 +32,10 @@ pub fn build(
     let python = write_python(tools, &scratch)?;
     let cross = scratch.join("cross.ini");
     fs::write(&cross, cross_file(build, tools, dir, &scratch, &python, built)?)?;
+    let command = || command(tools, &scratch, built);
 
     let objects = scratch.join("objects");
-    let mut meson = command(tools, &scratch);
+    let mut meson = command();
     match &build.program {
         Some(program) => {
             meson.arg(tools.packages.bin.join("python"));
@@ -50,12 +51,12 @@ pub fn build(
     meson.args(&build.options);
     process::run_quiet(meson).context("meson cannot configure it")?;
 
-    let mut ninja = command(tools, &scratch);
+    let mut ninja = command();
     ninja.arg(tools.packages.bin.join("ninja")).arg("-C").arg(&objects).arg("--quiet");
     compile(ninja)?;
 
     let installed = scratch.join("installed");
-    let mut install = command(tools, &scratch);
+    let mut install = command();
     install.arg(tools.packages.bin.join("ninja")).arg("-C").arg(&objects).arg("install");
     install.env("DESTDIR", &installed);
     process::run_quiet(install).context("ninja cannot install it")?;
@@ -78,12 +79,16 @@ fn compile(ninja: Command) -> Result<()> {
 
 /// Creates a command with the installed tools on its search path. The program is its first
 /// argument.
-fn command(tools: &Tools, scratch: &Path) -> Command {
+fn command(tools: &Tools, scratch: &Path, built: &[PathBuf]) -> Command {
     let mut command = hermetic(Path::new("/usr/bin/env"));
     let mut path = vec![tools.packages.bin.clone()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     if let Ok(path) = std::env::join_paths(path) {
         command.env("PATH", path);
+    }
+    if let Ok(packages) = std::env::join_paths(built) {
+        // Cython finds the declarations of other packages there.
+        command.env("PYTHONPATH", packages);
     }
     command.current_dir(scratch);
     command
