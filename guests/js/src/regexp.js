@@ -139,8 +139,9 @@ function create(pattern, flags, target) {
   return object;
 }
 
+// The message begins with `invalid property name`, or `invalid class property name`.
 const isMissingProperty = (error) =>
-  error instanceof SafeSyntaxError && string.startsWith(error.message, 'invalid property name');
+  error instanceof SafeSyntaxError && string.includes(error.message, 'property name in');
 
 /** Returns a pattern as `source` shows it. */
 function escaped(pattern) {

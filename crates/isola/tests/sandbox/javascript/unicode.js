@@ -20,6 +20,8 @@ cases['source is what was written'] = () => {
   same(/^\p{L}+$/u.source, '^\\p{L}+$');
   same(String(/\p{Lu}/u), '/\\p{Lu}/u');
   same(new RegExp('\\p{L}/', 'gu').source, '\\p{L}\\/');
+  same(new RegExp('[\\p{P}$]', 'u').test('-'), true);
+  same(new RegExp('[\\P{L}--\\p{N}]', 'v').test('1'), false);
   same(new RegExp(/\p{L}/u, 'g').test('p{L}'), true);
 };
 
