@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import _protocol
 from .._async_sandbox import AsyncSandbox
-from .._errors import IsorunError, IsorunTimeoutError
+from .._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
 from .._http import CHUNK_BYTES, map_errors, timeouts
 from .._sandbox import Sandbox
 from .._types import ExecResult as IsorunResult
@@ -60,6 +60,9 @@ _MAX_STREAMED_CHARS = 8 << 20
 
 # The timeout of `tar` in a sandbox, in seconds.
 _TAR_TIMEOUT = 600.0
+
+# The time in seconds for which a cancelled start waits for the sandbox that it must destroy.
+_ABANDON_TIMEOUT = 20.0
 
 # The exit code of the command `timeout`, for a command that took too long.
 _EXIT_TIMEOUT = 124
@@ -154,7 +157,7 @@ class IsorunEnvironment(BaseEnvironment):
             api_url=self.options.api_url,
             **_egress(self.network_policy),
         )
-        await sandbox.create()
+        await _create(sandbox)
         self.sandbox = sandbox
         self.logger.debug(f"The sandbox of {self.session_id} is {sandbox.id}")
         try:
@@ -235,7 +238,7 @@ class IsorunEnvironment(BaseEnvironment):
         return ExecResult(stdout=result.stdout, stderr=stderr, return_code=result.exit_code)
 
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        await self._started().upload_file(source_path, target_path)
+        await _upload(self._started(), source_path, target_path)
 
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
         """Copies a directory with its permissions and symbolic links into one that may exist."""
@@ -246,7 +249,7 @@ class IsorunEnvironment(BaseEnvironment):
                 pack_dir_to_file, source_dir, archive, compress=False, include_root=False
             )
             async with _temporary_file(sandbox) as staged:
-                await sandbox.upload_file(archive, staged)
+                await _upload(sandbox, archive, staged)
                 result = await self._script(sandbox, _UNPACK, staged, target_dir)
         if not result.ok:
             raise RuntimeError(
@@ -436,6 +439,35 @@ def _egress(policy: NetworkPolicy) -> dict[str, Any]:
     if not policy.allowed_hosts:
         return {"network_profile": "locked-down"}
     return {"allow": list(policy.allowed_hosts)}
+
+
+async def _create(sandbox: AsyncSandbox) -> None:
+    """Creates a sandbox. If the task is cancelled, no sandbox is left."""
+    creating = asyncio.create_task(sandbox.create())
+    try:
+        await asyncio.shield(creating)
+    except asyncio.CancelledError:
+        # The server may have created it already, and only its response says which one it is.
+        # If the response takes longer, the server sees that the connection ends, and destroys it.
+        try:
+            await asyncio.wait([creating], timeout=_ABANDON_TIMEOUT)
+            if creating.done():
+                with suppress(IsorunError):
+                    creating.result()
+                    await sandbox.destroy()
+        finally:
+            creating.cancel()
+        raise
+
+
+async def _upload(sandbox: AsyncSandbox, source: Path | str, target: str) -> None:
+    try:
+        await sandbox.upload_file(source, target)
+    except IsorunConnectionError:
+        # The server closes the connection if it refuses a request before all of it has arrived.
+        # Then the error is the one of a sandbox that is gone.
+        await sandbox._transport.send(_protocol.get(sandbox._running()))
+        raise
 
 
 @asynccontextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from images import workspace_image, write_layout
+from images import copy_programs, workspace_image, write_layout
 from support import LiveSandboxes
 
 # The framework sends neither statistics nor questions about prices of models.
@@ -30,23 +31,27 @@ PROGRAMS = (
 
 @pytest.fixture(scope="session")
 def images(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The names of images with the same files: `root`, whose commands run as root, `user`, whose
-    commands run as a user without privileges, and `plain`, which has neither bash nor `setpriv`
-    nor `tar`."""
+    """The names of images: `root`, whose commands run as root, and two with fewer programs:
+    `user`, whose commands run as a user without privileges, and `plain`. These have neither bash
+    nor `setpriv` nor `tar`."""
     root = tmp_path_factory.mktemp("workspace")
     workspace_image(root, PROGRAMS)
     (root / "srv").mkdir()
+    small = tmp_path_factory.mktemp("small")
+    copy_programs(small, ("sh",))
+    copy_programs(small, ("chmod", "id", "mkdir", "rm"), "usr/bin")
+    for name in ("etc", "srv"):
+        (small / name).mkdir()
+    for name in ("passwd", "group"):
+        shutil.copy(root / "etc" / name, small / "etc" / name)
     names = {}
-    for kind, config in (
-        ("root", {"User": "root", "WorkingDir": "/srv"}),
-        ("user", {"User": "agent", "WorkingDir": "/home/agent"}),
-        ("plain", {"WorkingDir": "/srv"}),
+    for kind, files, config in (
+        ("root", root, {"User": "root", "WorkingDir": "/srv"}),
+        ("user", small, {"User": "agent", "WorkingDir": "/srv"}),
+        ("plain", small, {"WorkingDir": "/srv"}),
     ):
-        if kind == "plain":
-            for name in ("bin/bash", "usr/bin/setpriv", "usr/bin/tar"):
-                (root / name).unlink()
         layout = tmp_path_factory.mktemp(f"layout-{kind}")
-        write_layout(layout, root, config)
+        write_layout(layout, files, config)
         names[kind] = f"workspace-{kind}:1"
         server.import_image(layout, names[kind], is_layout=True)
         if kind == "root":

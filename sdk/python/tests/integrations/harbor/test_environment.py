@@ -444,7 +444,8 @@ async def test_the_network_follows_the_policy(image: str, tmp_path: Path, server
         assert policy(environment) == allowed
     async with started(tmp_path, image, network_policy=NO_NETWORK) as environment:
         assert policy(environment) == ("locked-down", "denied", [])
-        connect = "import socket; socket.create_connection(('192.0.2.1', 80), 5)"
+        # A connection that is not allowed is reset.
+        connect = "import socket; socket.create_connection(('192.0.2.1', 80), 5).recv(1)"
         result = await environment.exec(f'python3 -c "{connect}"')
         assert result.return_code == 1 and "ConnectionRe" in str(result.stderr)
 

@@ -22,7 +22,11 @@ from support import LiveSandboxes, relayed
 
 ENVIRONMENT = "isorun.integrations.harbor:IsorunEnvironment"
 
-pytestmark = pytest.mark.usefixtures("live_sandboxes")
+pytestmark = [
+    pytest.mark.usefixtures("live_sandboxes"),
+    # The framework uses a deprecated property of its own.
+    pytest.mark.filterwarnings("ignore:Task.checksum will be deprecated:DeprecationWarning"),
+]
 
 
 def trial_config(task: Path, agent: AgentConfig, **environment: Any) -> TrialConfig:
