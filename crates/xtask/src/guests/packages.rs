@@ -40,8 +40,8 @@ use crate::setup::{CCompiler, PackageTools};
 use crate::{setup, stamp, workspace};
 
 /// The packages. A package follows those that its build needs.
-const PACKAGES: [&str; 7] =
-    ["numpy", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "orjson"];
+const PACKAGES: [&str; 8] =
+    ["numpy", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "orjson", "pandas"];
 
 /// What the builds of all packages use.
 struct Tools {

@@ -225,7 +225,9 @@ mod tests {
         types.ty().function([], []);
         let mut imports = ImportSection::new();
         imports.import(from, "f", EntityType::Function(0));
-        Module::new().section(&types).section(&imports).finish()
+        let mut module = Module::new();
+        module.section(&types).section(&imports);
+        module.finish()
     }
 
     #[test]
