@@ -198,6 +198,8 @@ async fn what_the_host_cannot_send_is_refused_with_the_reason() {
             assert!(message.contains(why), "{client}: {message}");
         }
     }
+    // A new one: `urllib` reads the variables before its first request.
+    let sandbox = loaded(server.host()).await;
     let script = format!(
         "
 def proxied():
