@@ -33,15 +33,11 @@ use anyhow::{Context as _, Result};
 pub use self::compiler::CompilerArgs;
 pub use self::compiler::run as run_compiler;
 use self::headers::Headers;
-use self::recipe::{Build, Recipe};
+use self::recipe::{Build, PACKAGES, Recipe};
 use crate::digest::{self, Inputs};
 use crate::guests::copy;
 use crate::setup::{CCompiler, PackageTools};
 use crate::{setup, stamp, workspace};
-
-/// The packages. A package follows those that its build needs.
-const PACKAGES: [&str; 8] =
-    ["numpy", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "orjson", "pandas"];
 
 /// What the builds of all packages use.
 struct Tools {
@@ -64,13 +60,15 @@ pub fn build() -> Result<Vec<PathBuf>> {
 fn build_below(base: &Path) -> Result<Vec<PathBuf>> {
     let tools = Tools::install()?;
     let mut built = Vec::new();
-    let mut needed = String::new();
     for name in PACKAGES {
         let recipe = Recipe::read(name)?;
-        let inputs = Inputs::default().text("tools", &tools.digest).text("recipe", &recipe.text);
+        let mut inputs = recipe.add_inputs(Inputs::default().text("tools", &tools.digest))?;
+        let needed: Vec<_> = recipe.needs.iter().map(|name| base.join(name).join("files")).collect();
+        for files in &needed {
+            inputs = inputs.tree(files)?;
+        }
         let inputs = match &recipe.build {
-            Build::Meson(_) => inputs.text("packages before it", &needed),
-            Build::Extensions(_) => inputs,
+            Build::Meson(_) | Build::Extensions(_) => inputs,
             Build::Cargo(_) => inputs
                 .text("rust", &rust::digest()?)
                 .text("cargo", include_str!("packages/cargo.rs")),
@@ -80,23 +78,22 @@ fn build_below(base: &Path) -> Result<Vec<PathBuf>> {
         let files = dir.join("files");
         let label = format!("{name} {}, compiled for the Python guest", recipe.version);
         stamp::install(&label, &dir, &digest, || {
-            build_package(&recipe, &tools, &dir, &built)
+            build_package(&recipe, &tools, &dir, &needed)
                 .with_context(|| format!("{name} cannot be built"))
         })?;
-        needed = Inputs::default().text("before", &needed).tree(&files)?.finish();
         built.push(files);
     }
     Ok(built)
 }
 
 /// Builds a package in an empty directory.
-fn build_package(recipe: &Recipe, tools: &Tools, dir: &Path, built: &[PathBuf]) -> Result<()> {
+fn build_package(recipe: &Recipe, tools: &Tools, dir: &Path, needed: &[PathBuf]) -> Result<()> {
     let source = dir.join("source");
     source::unpack(recipe, &tools.packages, &source)?;
     let files = dir.join("files");
     fs::create_dir_all(&files)?;
     match &recipe.build {
-        Build::Meson(build) => meson::build(build, tools, dir, &source, &files, built)?,
+        Build::Meson(build) => meson::build(build, tools, dir, &source, &files, needed)?,
         Build::Extensions(build) => extensions::build(build, tools, dir, &source, &files)?,
         Build::Cargo(build) => cargo::build(build, tools, dir, &source, &files)?,
     }

@@ -25,14 +25,14 @@ pub fn build(
     dir: &Path,
     source: &Path,
     files: &Path,
-    built: &[PathBuf],
+    needed: &[PathBuf],
 ) -> Result<()> {
     let scratch = dir.join("meson");
     fs::create_dir_all(&scratch)?;
     let python = write_python(tools, &scratch)?;
     let cross = scratch.join("cross.ini");
-    fs::write(&cross, cross_file(build, tools, dir, &scratch, &python, built)?)?;
-    let command = || command(tools, &scratch, built);
+    fs::write(&cross, cross_file(build, tools, dir, &scratch, &python, needed)?)?;
+    let command = || command(tools, &scratch, needed);
 
     let objects = scratch.join("objects");
     let mut meson = command();
@@ -79,14 +79,14 @@ fn compile(ninja: Command) -> Result<()> {
 
 /// Creates a command with the installed tools on its search path. The program is its first
 /// argument.
-fn command(tools: &Tools, scratch: &Path, built: &[PathBuf]) -> Command {
+fn command(tools: &Tools, scratch: &Path, needed: &[PathBuf]) -> Command {
     let mut command = hermetic(Path::new("/usr/bin/env"));
     let mut path = vec![tools.packages.bin.clone()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     if let Ok(path) = std::env::join_paths(path) {
         command.env("PATH", path);
     }
-    if let Ok(packages) = std::env::join_paths(built) {
+    if let Ok(packages) = std::env::join_paths(needed) {
         // Cython finds the declarations of other packages there.
         command.env("PYTHONPATH", packages);
     }
@@ -165,7 +165,7 @@ fn cross_file(
     dir: &Path,
     scratch: &Path,
     python: &Path,
-    built: &[PathBuf],
+    needed: &[PathBuf],
 ) -> Result<String> {
     let cache = scratch.join("zig-cache");
     let list = |words: &[String]| {
@@ -180,7 +180,7 @@ fn cross_file(
     let include = format!("-I{}", tools.headers.include.display());
     let mut cpp_options = vec![map.clone(), include.clone()];
     cpp_options.extend(build.cpp_options.iter().cloned());
-    let packages: Vec<_> = built.iter().map(|dir| dir.display().to_string()).collect();
+    let packages: Vec<_> = needed.iter().map(|dir| dir.display().to_string()).collect();
     let properties: Vec<_> = build
         .properties
         .iter()

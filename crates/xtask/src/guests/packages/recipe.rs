@@ -6,10 +6,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use crate::digest::Inputs;
 use crate::workspace;
 
 /// The directory of the recipes.
 pub const DIRECTORY: &str = "guests/python/packages";
+
+/// The packages, in the order in which they are built.
+pub const PACKAGES: [&str; 8] =
+    ["numpy", "pandas", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "orjson"];
 
 /// The recipe of a package.
 #[derive(Deserialize)]
@@ -23,6 +28,9 @@ pub struct Recipe {
     #[allow(dead_code, reason = "read from the file by `generate`")]
     pub licence: String,
     pub build: Build,
+    /// The packages whose files its build uses. They are built before it.
+    #[serde(default)]
+    pub needs: Vec<String>,
     /// Parts of paths of files that the guest does not need.
     #[serde(default)]
     pub remove: Vec<String>,
@@ -54,7 +62,7 @@ pub struct MesonBuild {
     pub program: Option<String>,
     pub options: Vec<String>,
     /// Properties of the machine, in the syntax of meson. `{files}` stands for the
-    /// directory of the package that was built before.
+    /// directory of the first needed package.
     #[serde(default)]
     pub properties: Vec<String>,
     /// Options of the C++ compiler.
@@ -126,6 +134,14 @@ impl Recipe {
         let recipe: Recipe =
             toml::from_str(&text).with_context(|| format!("{file} is not valid"))?;
         Ok(Recipe { text, ..recipe })
+    }
+
+    /// Adds what the package is made of, besides the tools.
+    pub fn add_inputs(&self, inputs: Inputs) -> Result<Inputs> {
+        let inputs = inputs.text("recipe", &self.text);
+        self.add.iter().try_fold(inputs, |inputs, added| {
+            inputs.file(&added.file, &workspace::root().join(DIRECTORY).join(&added.from))
+        })
     }
 
     /// Reports whether the guest does not need this file.
