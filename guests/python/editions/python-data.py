@@ -9,5 +9,6 @@ NAME = "python-data"
 PRELOADED = """
 numpy numpy.fft numpy.linalg numpy.ma numpy.polynomial numpy.random
 orjson
+pandas
 pydantic pydantic.fields pydantic.functional_validators pydantic.main pydantic.types
 """.split()

@@ -296,7 +296,9 @@ fn python_runtime_is_the_one_of_the_option() {
     assert_eq!(python["name"], "run_python");
     let description = python["description"].as_str().unwrap();
     for package in data::packages() {
-        assert!(description.contains(&package), "{package} is not in {description:?}");
+        // The native part of pydantic.
+        let package = package.trim_end_matches("_core");
+        assert!(description.contains(package), "{package} is not in {description:?}");
     }
     assert_eq!(client.run("a", "import numpy as np\nint(np.arange(10).sum())"), "45\n");
     assert_eq!(client.run("a", "int(np.full(3, 2**40).sum())"), format!("{}\n", 3_u64 << 40));

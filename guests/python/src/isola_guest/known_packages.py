@@ -12,7 +12,9 @@ import sys
 from . import stdlib
 
 # Modules of packages with native code that the runtime `python-data` contains.
-_IN_PYTHON_DATA = frozenset({"numpy", "pandas", "pydantic", "pydantic_core"})
+_IN_PYTHON_DATA = frozenset(
+    {"numpy", "orjson", "pandas", "pydantic", "pydantic_core", "regex", "ujson"}
+)
 
 # Modules of packages with native code, and the package if it has another name.
 _NATIVE = {
@@ -44,7 +46,6 @@ _NATIVE = {
     "nacl": "PyNaCl",
     "numba": None,
     "onnxruntime": None,
-    "orjson": None,
     "playwright": None,
     "polars": None,
     "psutil": None,
@@ -55,7 +56,6 @@ _NATIVE = {
     "pymssql": None,
     "pyodbc": None,
     "rasterio": None,
-    "regex": None,
     "scipy": None,
     "shapely": None,
     "skimage": "scikit-image",
@@ -68,7 +68,6 @@ _NATIVE = {
     "torch": None,
     "torchaudio": None,
     "torchvision": None,
-    "ujson": None,
     "uvloop": None,
     "xgboost": None,
     "zmq": "pyzmq",
