@@ -14,7 +14,7 @@ pub const DIRECTORY: &str = "guests/python/packages";
 
 /// The packages, in the order in which they are built.
 pub const PACKAGES: [&str; 8] =
-    ["numpy", "pandas", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "orjson"];
+    ["numpy", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "orjson", "pandas"];
 
 /// The recipe of a package.
 #[derive(Deserialize)]
