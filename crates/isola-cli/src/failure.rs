@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use isola::{Error, GuestException, Limit, Language, Runtime};
+use isola::{Error, GuestException, Language, Limit, Runtime};
 
 /// The reason why a command failed.
 #[derive(Debug)]

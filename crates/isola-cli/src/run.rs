@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use futures_util::StreamExt as _;
-use isola::{Error, Handlers, HttpClient, Language, Runtime, Sandbox, SandboxFiles, Template, Value};
+use isola::{
+    Error, Handlers, HttpClient, Language, Runtime, Sandbox, SandboxFiles, Template, Value,
+};
 
 use crate::{
     cli::RunArgs, config::RunConfig, failure::Failure, progress::CompileProgress, report::Report,

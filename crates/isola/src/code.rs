@@ -501,7 +501,8 @@ fn language_of(runtime: Runtime) -> &'static str {
 }
 
 fn is_language(runtime: Runtime, language: &str) -> bool {
-    language == language_of(runtime) || (runtime.language() == Language::JavaScript && language == "js")
+    language == language_of(runtime)
+        || (runtime.language() == Language::JavaScript && language == "js")
 }
 
 fn check_id(id: &str) -> Result<(), Error> {

@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::StreamExt as _;
 use isola::{
-    Call, Error, Event, Handlers, HttpClient, Level, Limits, Mount, Language, Runtime, Sandbox, Snapshot,
-    Template, args,
+    Call, Error, Event, Handlers, HttpClient, Language, Level, Limits, Mount, Runtime, Sandbox,
+    Snapshot, Template, args,
 };
 
 use super::{command::ReplCommand, exit_status};

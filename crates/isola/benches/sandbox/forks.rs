@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isola::{Limits, Language, Runtime, Sandbox, Template, args};
+use isola::{Language, Limits, Runtime, Sandbox, Template, args};
 
 use crate::{
     adding,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use isola::{CodeEvent, Error, Execution, Limits, Language, Runtime, Sandbox, args};
+use isola::{CodeEvent, Error, Execution, Language, Limits, Runtime, Sandbox, args};
 use serde_json::{Value as Json, json};
 use test_macros::each_runtime;
 

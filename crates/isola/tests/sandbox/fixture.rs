@@ -5,8 +5,8 @@ use std::{future::IntoFuture, path::Path, time::Duration};
 
 use futures_util::StreamExt as _;
 use isola::{
-    Args, Error, Event, EventStream, Handlers, Host, Level, Limits, Mount, Permission, Language, Runtime,
-    Sandbox, Template, Value, http::Body,
+    Args, Error, Event, EventStream, Handlers, Host, Language, Level, Limits, Mount, Permission,
+    Runtime, Sandbox, Template, Value, http::Body,
 };
 use tokio::sync::OnceCell;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use isola::{Error, Handlers, Limit, Limits, Language, Runtime, Value, args};
+use isola::{Error, Handlers, Language, Limit, Limits, Runtime, Value, args};
 use test_macros::each_runtime;
 
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use isola::{Event, Handlers, Level, Limits, Language, Runtime, Value, args};
+use isola::{Event, Handlers, Language, Level, Limits, Runtime, Value, args};
 use test_macros::each_runtime;
 use tokio::sync::Notify;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use isola::{Args, Error, Event, Handlers, Limits, Language, Runtime, Sandbox, Template, args};
+use isola::{Args, Error, Event, Handlers, Language, Limits, Runtime, Sandbox, Template, args};
 use serde_json::{Value as Json, json};
 use test_macros::each_runtime;
 

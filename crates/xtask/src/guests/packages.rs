@@ -63,7 +63,8 @@ fn build_below(base: &Path) -> Result<Vec<PathBuf>> {
     for name in PACKAGES {
         let recipe = Recipe::read(name)?;
         let mut inputs = recipe.add_inputs(Inputs::default().text("tools", &tools.digest))?;
-        let needed: Vec<_> = recipe.needs.iter().map(|name| base.join(name).join("files")).collect();
+        let needed: Vec<_> =
+            recipe.needs.iter().map(|name| base.join(name).join("files")).collect();
         for files in &needed {
             inputs = inputs.tree(files)?;
         }

@@ -65,12 +65,7 @@ fn units(
         paths.extend(
             module.includes.iter().map(|include| format!("-I{}", source.join(include).display())),
         );
-        units.push(Unit {
-            source: path,
-            options,
-            paths,
-            object: objects.join(name),
-        });
+        units.push(Unit { source: path, options, paths, object: objects.join(name) });
     }
     Ok(units)
 }

@@ -172,9 +172,8 @@ fn cross_file(
         let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
         format!("[{}]", words.join(", "))
     };
-    let program = |command: &str| -> Result<String> {
-        Ok(list(&compiler::words(tools, &cache, command)?))
-    };
+    let program =
+        |command: &str| -> Result<String> { Ok(list(&compiler::words(tools, &cache, command)?)) };
     // No object may contain the path of the sources.
     let map = format!("-ffile-prefix-map={}=.", dir.display());
     let include = format!("-I{}", tools.headers.include.display());
