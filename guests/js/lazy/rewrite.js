@@ -147,7 +147,8 @@ function simpleClass(state) {
       text += rangesText(first.set);
       add(first.set);
     } else {
-      text += first.text;
+      // More may follow than in the pattern, with which a hyphen at its end would be a range.
+      text += first.text === '-' ? '\\-' : first.text;
       if (first.point !== undefined) add([first.point, first.point + 1]);
     }
   }

@@ -50,6 +50,7 @@ cases['case is ignored beyond ASCII'] = () => {
   same(new RegExp('^[a-z]$', 'iu').test('\u017f'), true);
   same(/^\u{10400}$/iu.test('\u{10428}'), true);
   same(/\W/iu.test('\u017f'), false);
+  same(new RegExp('^[a-z_-]+$', 'iu').test('\u212a-_'), true);
 };
 
 cases['strings are normalized'] = () => {
