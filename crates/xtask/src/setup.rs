@@ -52,6 +52,7 @@ pub fn everything() -> Result<()> {
     workspace::native_sources()?;
     python_samples()?;
     js_builder()?;
+    javascript_libraries()?;
     ruff()?;
     prettier()?;
     mypy()?;
@@ -255,6 +256,25 @@ fn node_packages(node: &Node, label: &str, name: &str, source: &str) -> Result<(
         process::run_quiet(npm)
     })?;
     Ok((tools, digest))
+}
+
+/// Installs published JavaScript libraries, bundles each with its small task, and runs the
+/// bundles in Node.js, for the tests that run them in the guest. Returns the directory of the
+/// bundles.
+pub fn javascript_libraries() -> Result<PathBuf> {
+    const SOURCE: &str = "crates/isola/tests/sandbox/javascript/libraries";
+    let label = "the JavaScript libraries that the tests run in the guest";
+    let modules = node_modules("javascript-libraries", SOURCE, label, &["--ignore-scripts"])?;
+    let builder = js_builder()?;
+    let source = workspace::root().join(SOURCE);
+    let digest = Inputs::default().text("builder", &builder.digest).tree(&source)?.finish();
+    let dir = workspace::tools().join("javascript-bundles");
+    stamp::install("the bundles of these libraries, with their results", &dir, &digest, || {
+        let mut bundle = Command::new(&builder.node);
+        bundle.arg(source.join("bundle.mjs")).args([&builder.tools, &modules, &dir]);
+        process::run_quiet(bundle)
+    })?;
+    Ok(dir)
 }
 
 /// Installs TypeScript, which checks the declarations of the npm package. Returns the

@@ -137,6 +137,7 @@ fn all() -> Result<()> {
 fn rust(args: &[String]) -> Result<()> {
     guests::ensure_all()?;
     setup::python_samples()?;
+    setup::javascript_libraries()?;
     setup::client_library()?;
     debian::image_tools()?;
     linux::ensure()?;
@@ -152,6 +153,7 @@ fn rust(args: &[String]) -> Result<()> {
 /// build, with tools that the others do not need.
 fn quick(args: &[String]) -> Result<()> {
     guests::ensure()?;
+    setup::javascript_libraries()?;
     javascript_guest()?;
     runners()?;
     let selected = ["--lib", "--bins", "--test", "sandbox", "--test", "codec"];

@@ -4,6 +4,7 @@ mod abort;
 mod console;
 mod engine;
 mod fetch;
+mod libraries;
 mod modules;
 mod rejections;
 mod samples;
