@@ -8,7 +8,6 @@ NAME = "python-data"
 # Modules of packages that are imported into the snapshot.
 PRELOADED = """
 numpy numpy.fft numpy.linalg numpy.ma numpy.polynomial numpy.random
-orjson
 pandas
 pydantic pydantic.fields pydantic.functional_validators pydantic.main pydantic.types
 """.split()

@@ -12,9 +12,7 @@ import sys
 from . import stdlib
 
 # Modules of packages with native code that the runtime `python-data` contains.
-_IN_PYTHON_DATA = frozenset(
-    {"numpy", "orjson", "pandas", "pydantic", "pydantic_core", "regex", "ujson"}
-)
+_IN_PYTHON_DATA = frozenset({"numpy", "pandas", "pydantic", "pydantic_core", "regex", "ujson"})
 
 # Modules of packages with native code, and the package if it has another name.
 _NATIVE = {
@@ -46,6 +44,7 @@ _NATIVE = {
     "nacl": "PyNaCl",
     "numba": None,
     "onnxruntime": None,
+    "orjson": None,
     "playwright": None,
     "polars": None,
     "psutil": None,
