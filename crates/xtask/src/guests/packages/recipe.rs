@@ -13,8 +13,8 @@ use crate::workspace;
 pub const DIRECTORY: &str = "guests/python/packages";
 
 /// The packages, in the order in which they are built.
-pub const PACKAGES: [&str; 7] =
-    ["numpy", "regex", "msgpack", "markupsafe", "ujson", "pydantic_core", "pandas"];
+pub const PACKAGES: [&str; 6] =
+    ["numpy", "regex", "msgpack", "markupsafe", "pydantic_core", "pandas"];
 
 /// The recipe of a package.
 #[derive(Deserialize)]
