@@ -7,3 +7,6 @@ NAME = "python"
 
 # Modules of packages that are imported into the snapshot.
 PRELOADED = ()
+
+# The same, of packages that need the modules in `stand_ins`.
+PRELOADED_WITH_STAND_INS = ()

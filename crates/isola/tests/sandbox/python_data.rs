@@ -74,7 +74,7 @@ async fn arithmetic_is_that_of_a_desktop() {
         ("int(np.full(4, 2**40).sum())", json!(4_u64 << 40)),
         ("int(np.array([2**31 - 1, 1]).sum())", json!(1_u64 << 31)),
         ("int(np.array([2**20, 2**20]).prod())", json!(1_u64 << 40)),
-        ("int(np.array([2**62]) // 3)", json!((1_u64 << 62) / 3)),
+        ("(np.array([2**62]) // 3).item()", json!((1_u64 << 62) / 3)),
         ("int(np.arange(100_000)[::-3].sum())", json!(1_666_683_333_u64)),
         ("(np.arange(6).reshape(2, 3) @ np.arange(3)).tolist()", json!([5, 14])),
         ("np.sqrt(np.array([4.0, 2.25])).tolist()", json!([2.0, 1.5])),

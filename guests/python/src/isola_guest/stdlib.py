@@ -255,6 +255,8 @@ def bundle():
             _native[name] = module.__file__
     # After the imports, so that the library itself detects that the real modules are missing.
     _add_tree(stand_ins, ROOT)
+    for name in edition.PRELOADED_WITH_STAND_INS:
+        importlib.import_module(name)
 
 
 def freeze():
