@@ -453,7 +453,7 @@ mod tests {
         }
         copy_python(from.path(), to.path()).unwrap();
         let copied = digest::files(to.path()).unwrap();
-        let expected = ["pkg-1.dist-info/METADATA", "pkg/__init__.py", native, "pkg/tests.py"];
+        let expected = ["pkg/__init__.py", native, "pkg/tests.py", "pkg-1.dist-info/METADATA"];
         assert_eq!(copied, expected.map(PathBuf::from));
     }
 

@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_module_with_a_path_of_this_machine_is_refused() {
-        let module = [&module("env")[..], b"\x00\x07\x01x/home/"].concat();
+        let module = [&module("env")[..], b"\x00\x08\x01x/home/"].concat();
         check(&module, &["/root".into()]).unwrap();
         assert!(check(&module, &["/home".into()]).is_err());
     }
