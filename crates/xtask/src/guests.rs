@@ -49,7 +49,7 @@ pub struct GuestsArgs {
 enum Optimization {
     /// `python`: its code changes rarely, and everything uses it.
     Usual,
-    /// Also `python-data`, for releases and benchmarks.
+    /// Also `python-data`, for releases.
     All,
 }
 

@@ -177,8 +177,7 @@ fn cross_file(
     // No object may contain the path of the sources.
     let map = format!("-ffile-prefix-map={}=.", dir.display());
     let include = format!("-I{}", tools.headers.include.display());
-    let mut cpp_options = vec![map.clone(), include.clone()];
-    cpp_options.extend(build.cpp_options.iter().cloned());
+    let options = list(&[map, include]);
     let packages: Vec<_> = needed.iter().map(|dir| dir.display().to_string()).collect();
     let properties: Vec<_> = build
         .properties
@@ -196,8 +195,8 @@ fn cross_file(
         program("ar")?,
         python.display(),
         tools.packages.bin.join("cython").display(),
-        list(&[map, include]),
-        list(&cpp_options),
+        options,
+        options,
         properties.join("\n"),
     ))
 }

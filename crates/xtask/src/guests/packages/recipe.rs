@@ -65,9 +65,6 @@ pub struct MesonBuild {
     /// directory of the first needed package.
     #[serde(default)]
     pub properties: Vec<String>,
-    /// Options of the C++ compiler.
-    #[serde(default)]
-    pub cpp_options: Vec<String>,
 }
 
 /// A package whose native modules consist of a few files.
