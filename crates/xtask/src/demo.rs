@@ -4,7 +4,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, process, sdk, workspace};
+use crate::process::Background;
+use crate::{guests, process, progress, sdk, workspace};
 
 #[derive(clap::Args)]
 pub struct DemoArgs {
@@ -21,11 +22,13 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         sdk::build()?;
         return sdk::demo();
     }
-    guests::ensure()?;
     // The complete workspace, as for the tests: cargo selects the features of
-    // dependencies by the packages it builds, and would compile many of them again.
-    eprintln!("==> cargo build --workspace --examples --bins");
-    process::run(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    // dependencies by the packages it builds, and would compile many of them again. It
+    // compiles while the guests are built, much of which uses one core only.
+    let cargo = process::cargo(&["build", "--workspace", "--examples", "--bins"]);
+    let compiling = Background::start(cargo)?;
+    guests::ensure()?;
+    progress::step("compiling the crates", || compiling.finish())?;
     let demo = workspace::metadata()?.target_directory.join("debug/examples/demo");
     eprintln!("==> {demo}");
     let mut command = Command::new(demo);

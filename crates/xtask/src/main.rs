@@ -35,6 +35,7 @@ mod fuzz;
 mod generate;
 mod guests;
 mod integrations;
+mod kept;
 mod linux;
 mod node;
 mod pack;

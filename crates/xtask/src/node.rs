@@ -28,6 +28,9 @@ pub enum RuntimePackages {
     All,
 }
 
+/// The options of Node.js for tests. By default it leaves one core unused.
+const TEST_OPTIONS: [&str; 3] = ["--test", "--test-timeout=120000", "--test-concurrency=2"];
+
 /// The profile of cargo.
 #[derive(Clone, Copy)]
 pub enum Profile {
@@ -67,7 +70,7 @@ pub fn test() -> Result<()> {
         let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
         eprintln!("==> node --test {SOURCE}/test, on Node.js {version}");
         let mut node = Command::new(&node);
-        node.current_dir(&app).args(["--test", "--test-timeout=120000"]).args(&files);
+        node.current_dir(&app).args(TEST_OPTIONS).args(&files);
         // The package must find its own runtimes, as for its users.
         node.env_remove("ISOLA_RUNTIME_DIR").env("ISOLA_ARCHIVES", &archives);
         process::run(node)?;
@@ -102,7 +105,7 @@ fn test_adapters() -> Result<()> {
     let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
     eprintln!("==> node --test {SOURCE}/integrations/test, on Node.js {version}");
     let mut node = Command::new(&node);
-    node.current_dir(&app).args(["--test", "--test-timeout=120000"]).args(test_files(&app)?);
+    node.current_dir(&app).args(TEST_OPTIONS).args(test_files(&app)?);
     node.env_remove("ISOLA_RUNTIME_DIR");
     process::run(node)
 }

@@ -1,8 +1,9 @@
 //! Functions that run other programs.
 
 use std::ffi::OsStr;
-use std::io::Read;
-use std::process::{Command, ExitStatus};
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, bail};
 
@@ -12,28 +13,66 @@ pub struct Captured {
     pub text: String,
 }
 
+/// A program that runs while the caller does something else. It is killed if nobody waits
+/// for its end.
+pub struct Background {
+    shown: String,
+    child: Child,
+    /// Reads the output until its end.
+    output: Option<JoinHandle<io::Result<Vec<u8>>>>,
+}
+
+impl Background {
+    /// Starts a program and captures its output.
+    pub fn start(mut command: Command) -> Result<Background> {
+        let shown = describe(&command);
+        let (mut reader, writer) = io::pipe()?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+        // The command still holds the writing ends: the pipe would stay open.
+        drop(command);
+        let output = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        Ok(Background { shown, child, output: Some(output) })
+    }
+
+    /// Waits for the end of the program.
+    pub fn capture(mut self) -> Result<Captured> {
+        let output = self.output.take().map(JoinHandle::join);
+        let Some(Ok(bytes)) = output else { bail!("cannot read the output of `{}`", self.shown) };
+        let text = String::from_utf8_lossy(&bytes?).into_owned();
+        Ok(Captured { status: self.child.wait()?, text })
+    }
+
+    /// Waits for the end of the program, and shows its output only if it failed.
+    pub fn finish(self) -> Result<()> {
+        let shown = self.shown.clone();
+        let Captured { status, text } = self.capture()?;
+        if !status.success() {
+            bail!("`{shown}` failed ({status}):\n{}", tail(&text, 40));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Both fail for a program that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Runs a program and captures its output.
-pub fn capture(mut command: Command) -> Result<Captured> {
-    let shown = describe(&command);
-    let (mut reader, writer) = std::io::pipe()?;
-    command.stdin(std::process::Stdio::null());
-    command.stdout(writer.try_clone()?).stderr(writer);
-    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
-    // The command still holds the writing ends: the pipe would stay open.
-    drop(command);
-    let mut bytes = Vec::new();
-    reader.read_to_end(&mut bytes)?;
-    Ok(Captured { status: child.wait()?, text: String::from_utf8_lossy(&bytes).into_owned() })
+pub fn capture(command: Command) -> Result<Captured> {
+    Background::start(command)?.capture()
 }
 
 /// Runs a program, and shows its output only if it fails.
 pub fn run_quiet(command: Command) -> Result<()> {
-    let shown = describe(&command);
-    let Captured { status, text } = capture(command)?;
-    if !status.success() {
-        bail!("`{shown}` failed ({status}):\n{}", tail(&text, 40));
-    }
-    Ok(())
+    Background::start(command)?.finish()
 }
 
 /// Runs a program with its output on the streams of this process.
@@ -107,6 +146,29 @@ mod tests {
         let message = run_quiet(command).unwrap_err().to_string();
         assert!(message.ends_with("\n99\n100"), "{message}");
         assert!(!message.contains("\n60\n"), "{message}");
+    }
+
+    #[test]
+    fn a_program_runs_beside_its_caller() {
+        let dir = tempfile::tempdir().unwrap();
+        let go = dir.path().join("go");
+        let mut command = Command::new("sh");
+        command.args(["-c", "until [ -e \"$0\" ]; do sleep 0.01; done; echo went"]).arg(&go);
+        let background = Background::start(command).unwrap();
+        std::fs::write(&go, "").unwrap();
+        assert_eq!(background.capture().unwrap().text, "went\n");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_for_which_nobody_waits_is_killed() {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let background = Background::start(command).unwrap();
+        let alive = format!("kill -0 {}", background.child.id());
+        assert!(stdout_of("sh", &["-c", &alive]).is_some());
+        drop(background);
+        assert!(stdout_of("sh", &["-c", &alive]).is_none());
     }
 
     #[test]

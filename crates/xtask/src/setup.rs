@@ -516,7 +516,7 @@ fn cargo_tool(name: &str, version: &str, purpose: &str) -> Result<PathBuf> {
     let root = workspace::tools().join(name);
     let digest = Inputs::default().text(name, version).finish();
     let label = format!("{name} {version}, {purpose} (compiles for a few minutes)");
-    stamp::install(&label, &root, &digest, || {
+    stamp::install_and_keep(&label, &root, &digest, || {
         let version = format!("{name}@{version}");
         let mut cargo = process::cargo(&["install", "--locked", &version, "--root"]);
         cargo.arg(&root);

@@ -10,9 +10,10 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::process::Background;
 use crate::{
-    archive, debian, guests, integrations, linux, node, process, release, sdk, setup, typescript,
-    wheel, workspace,
+    archive, debian, guests, integrations, linux, node, process, progress, release, sdk, setup,
+    typescript, wheel, workspace,
 };
 
 /// The end of the help, which shows what [`expand_short_forms`] replaces.
@@ -121,9 +122,11 @@ pub fn run(args: &TestArgs) -> Result<()> {
 }
 
 fn all() -> Result<()> {
+    let compiling = compile_crates()?;
     guests::ensure_all()?;
     javascript_guest()?;
     runners()?;
+    progress::step("compiling the crates and their tests", || compiling.finish())?;
     rust(&[])?;
     node::test()?;
     python(&[])?;
@@ -131,6 +134,13 @@ fn all() -> Result<()> {
     sdk::test(&[])?;
     typescript::test(&[])?;
     integrations::test(&[], &[])
+}
+
+/// Starts to compile all crates and their tests. Much of what else has to be built uses one
+/// core only.
+fn compile_crates() -> Result<Background> {
+    let features = workspace::TEST_FEATURES;
+    Background::start(process::cargo(&["test", "--workspace", "--features", features, "--no-run"]))
 }
 
 /// Runs the tests of all crates.

@@ -13,8 +13,12 @@ const SOURCE: &str = "sdk/typescript";
 /// The program that starts a server and runs the tests with it.
 const SUITE: &str = "out/suite.js";
 
-/// Runs the tests with a server that was built before, on the Node.js of this machine and on
-/// the newest one. `args` are passed to `node --test`.
+/// The files of tests that run on the newest Node.js, too: those of what Node.js does for the
+/// package. The others test the server through it, for minutes.
+const PLATFORM_TESTS: &str = "ai-sdk cancel config package protocol sandbox transport";
+
+/// Runs the tests with a server that was built before, on the Node.js of this machine, and
+/// those of [`PLATFORM_TESTS`] on the newest one. `args` are passed to `node --test`.
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;
     let notebook = setup::notebook_packages()?;
@@ -23,7 +27,7 @@ pub fn test(args: &[String]) -> Result<()> {
     let package = build("test")?;
     compile(&package, "tsconfig.test.json", &[])?;
     let tools = setup::node()?;
-    for node in [tools.node, setup::newest_node()?] {
+    for (node, files) in [(tools.node, None), (setup::newest_node()?, Some(PLATFORM_TESTS))] {
         let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
         eprintln!("==> node {SUITE} in {SOURCE}, on Node.js {version}");
         let mut suite = Command::new(&node);
@@ -31,6 +35,7 @@ pub fn test(args: &[String]) -> Result<()> {
         suite.env("ISORUN_REPOSITORY", workspace::root()).env("ISORUN_COMMAND", sdk::command()?);
         suite.env("ISORUN_PYTHON", &python).env("ISORUN_NOTEBOOK_PACKAGES", &notebook);
         suite.env("ISORUN_NPM", &tools.npm).env("PATH", &tools.path);
+        suite.envs(files.map(|files| ("ISORUN_TEST_FILES", files)));
         process::run(suite)?;
     }
     Ok(())

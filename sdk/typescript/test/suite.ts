@@ -5,6 +5,8 @@
  *
  * `ISORUN_COMMAND` is the command `isorun`, `ISORUN_PYTHON` a Python with the packages of the
  * tests of the Python package, and `ISORUN_NOTEBOOK_PACKAGES` the packages of a notebook.
+ * `ISORUN_TEST_FILES` has the names of some files of tests, such as `cancel transport`; all of
+ * them run by default.
  */
 
 import assert from 'node:assert/strict';
@@ -83,8 +85,11 @@ async function serve(): Promise<ChildProcess> {
 async function runTests(): Promise<number> {
   const here = fileURLToPath(new URL('.', import.meta.url));
   // Each file by its name: later versions of Node.js treat a directory differently.
-  const files = readdirSync(here).filter((name) => name.endsWith('.test.js'));
+  const all = readdirSync(here).filter((name) => name.endsWith('.test.js'));
+  const chosen = process.env['ISORUN_TEST_FILES']?.split(' ').map((name) => `${name}.test.js`);
+  const files = chosen ?? all;
   assert.ok(files.length > 0, 'there are no tests');
+  for (const name of files) assert.ok(all.includes(name), `there is no file ${name}`);
   const options = [
     '--test',
     '--test-timeout=120000',

@@ -6,7 +6,8 @@
 //!
 //! The optimizer takes longer than all other steps together, so it sees only the code: the
 //! memory, which changes with each line of Python, is taken out before and put back
-//! behind. Its result is kept in `target/guests/optimized`, by the digest of its input.
+//! behind. Its result is kept in `target/guests/optimized`, by the digest of its input, and
+//! for other checkouts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use wasm_encoder::{RawSection, SectionId};
 use wasmparser::Parser;
 
 use crate::digest::{self, Inputs};
-use crate::{process, progress, setup, workspace};
+use crate::{process, setup, stamp, workspace};
 
 /// The features of WebAssembly that the guest uses.
 const FEATURES: [&str; 9] = [
@@ -53,8 +54,11 @@ const PASSES: [&str; 12] = [
 /// one changes with the Python modules in it.
 const ONE_PAGE: [u8; 3] = [1, 0, 1];
 
-/// The number of results that are kept.
+/// The number of results that are kept in this checkout.
 const KEPT: usize = 4;
+
+/// The result, in its directory.
+const OUTPUT: &str = "optimized.wasm";
 
 /// The installed optimizer.
 pub struct Optimizer {
@@ -84,37 +88,29 @@ impl Optimizer {
     /// Optimizes a core module. Its initial memory is not changed.
     pub fn optimize(&self, module: &[u8]) -> Result<Vec<u8>> {
         let (code, memory, data) = split(module)?;
+        let inputs = Inputs::default().text("optimizer", &self.digest);
+        let digest = inputs.text("code", &digest::of_bytes(&code)).finish();
         let kept = workspace::runtimes().join("optimized");
-        fs::create_dir_all(&kept)?;
-        let input = kept.join("input.wasm");
-        fs::write(&input, &code).with_context(|| format!("cannot write {}", input.display()))?;
-        let digest =
-            Inputs::default().text("optimizer", &self.digest).file("code", &input)?.finish();
-        let output = kept.join(format!("{digest}.wasm"));
-        if !output.exists() {
-            progress::step("optimizing the code of the Python guest", || {
-                self.run(&input, &output)?;
-                remove_old(&kept)
-            })?;
-        }
-        fs::remove_file(&input)?;
+        let dir = kept.join(&digest);
+        let label = "the optimized code of the Python guest, after some minutes";
+        stamp::install_and_keep(label, &dir, &digest, || {
+            remove_old(&kept)?;
+            self.run(&code, &dir)
+        })?;
+        let output = dir.join(OUTPUT);
         let optimized =
             fs::read(&output).with_context(|| format!("cannot read {}", output.display()))?;
         join(&optimized, &memory, &data)
     }
 
-    fn run(&self, input: &Path, output: &Path) -> Result<()> {
-        let unfinished = input.with_file_name("unfinished.wasm");
+    fn run(&self, code: &[u8], dir: &Path) -> Result<()> {
+        let input = dir.join("input.wasm");
+        fs::write(&input, code).with_context(|| format!("cannot write {}", input.display()))?;
         let mut command = Command::new(&self.node);
-        command
-            .arg(&self.wasm_opt)
-            .args(FEATURES)
-            .args(PASSES)
-            .arg(input)
-            .arg("-o")
-            .arg(&unfinished);
+        command.arg(&self.wasm_opt).args(FEATURES).args(PASSES).arg(&input);
+        command.arg("-o").arg(dir.join(OUTPUT));
         process::run_quiet(command)?;
-        fs::rename(&unfinished, output).context("the optimizer created no module")
+        fs::remove_file(&input).with_context(|| format!("cannot remove {}", input.display()))
     }
 }
 
@@ -151,17 +147,16 @@ fn join(module: &[u8], memory: &[u8], data: &[u8]) -> Result<Vec<u8>> {
     Ok(joined.finish())
 }
 
-/// Removes all results but the newest ones.
+/// Removes all results but the newest ones, of which one is being created.
 fn remove_old(dir: &Path) -> Result<()> {
     let mut results = Vec::new();
-    for file in digest::files(dir)? {
-        let path = dir.join(file);
-        results.push((fs::metadata(&path)?.modified()?, path));
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        results.push((entry.metadata()?.modified()?, entry.path()));
     }
     results.sort();
-    // One file is the input.
-    let old = results.len().saturating_sub(KEPT + 1);
-    results.drain(..old).try_for_each(|(_, path)| fs::remove_file(path)).context("cannot remove")
+    let old = results.len().saturating_sub(KEPT);
+    results.drain(..old).try_for_each(|(_, path)| fs::remove_dir_all(path)).context("cannot remove")
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn build_below(base: &Path) -> Result<Vec<PathBuf>> {
         let dir = base.join(name);
         let files = dir.join("files");
         let label = format!("{name} {}, compiled for the Python guest", recipe.version);
-        stamp::install(&label, &dir, &digest, || {
+        stamp::install_and_keep(&label, &dir, &digest, || {
             build_package(&recipe, &tools, &dir, &needed)
                 .with_context(|| format!("{name} cannot be built"))
         })?;

@@ -50,7 +50,7 @@ pub fn install(compiler: &CCompiler) -> Result<PathBuf> {
         .tree(&source)?
         .finish();
     let label = "the libraries of the compiler, for packages of the Python guest";
-    stamp::install(label, &dir, &digest, || build(compiler, &source, &dir))?;
+    stamp::install_and_keep(label, &dir, &digest, || build(compiler, &source, &dir))?;
     Ok(dir)
 }
 
