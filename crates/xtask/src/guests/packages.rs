@@ -19,6 +19,7 @@ mod cargo;
 mod compiler;
 mod extensions;
 mod headers;
+mod libraries;
 mod meson;
 mod recipe;
 mod rust;

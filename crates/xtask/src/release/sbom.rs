@@ -26,6 +26,8 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
 const DATA_RUNTIME: &str = "python-data.wasm";
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The file that pins the C sources in the guests of Python.
+const NATIVE_LOCK: &str = "guests/python/native/Cargo.lock";
 
 /// A component, without its reference.
 #[derive(Default)]
@@ -195,7 +197,17 @@ impl Bill {
             version: String,
             sha256: String,
             licence: String,
+            #[serde(default)]
+            crates: Vec<LibraryCrate>,
         }
+        /// A crate with the C sources of a library.
+        #[derive(Deserialize)]
+        struct LibraryCrate {
+            name: String,
+            licence: String,
+        }
+        let metadata = workspace::native_sources()?;
+        let hashes = lock_hashes(NATIVE_LOCK)?;
         let dir = workspace::root().join("guests/python/packages");
         for entry in fs::read_dir(&dir).context("cannot list the recipes of the packages")? {
             let path = entry?.path();
@@ -212,6 +224,18 @@ impl Bill {
                 ..BillEntry::default()
             };
             self.add_package(DATA_RUNTIME, "pypi", &package.name, &package.version, more);
+            for LibraryCrate { name, licence } in package.crates {
+                let pinned = metadata.packages.iter().find(|pinned| *pinned.name == name);
+                let pinned = pinned.with_context(|| format!("{NATIVE_LOCK} has no {name}"))?;
+                let version = pinned.version.to_string();
+                let more = BillEntry {
+                    sha256: hashes.get(&(name.clone(), version.clone())).cloned(),
+                    licence: Some(licence),
+                    description: Some("the sources in C of this crate".to_owned()),
+                    ..BillEntry::default()
+                };
+                self.add_package(DATA_RUNTIME, "cargo", &name, &version, more);
+            }
         }
         Ok(())
     }
@@ -260,7 +284,7 @@ impl Bill {
             self.link(user, name);
         }
         let metadata = workspace::native_sources()?;
-        let hashes = lock_hashes("guests/python/native/Cargo.lock")?;
+        let hashes = lock_hashes(NATIVE_LOCK)?;
         for package in &metadata.packages {
             let (name, version) = (package.name.to_string(), package.version.to_string());
             let licence = match name.as_str() {

@@ -12,7 +12,7 @@ import sys
 from . import stdlib
 
 # Modules of packages with native code that the runtime `python-data` contains.
-_IN_PYTHON_DATA = frozenset({"numpy", "pandas", "pydantic", "pydantic_core", "regex"})
+_IN_PYTHON_DATA = frozenset({"PIL", "numpy", "pandas", "pydantic", "pydantic_core", "regex"})
 
 # Modules of packages with native code, and the package if it has another name.
 _NATIVE = {

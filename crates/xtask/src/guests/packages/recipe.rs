@@ -12,9 +12,12 @@ use crate::workspace;
 /// The directory of the recipes.
 pub const DIRECTORY: &str = "guests/python/packages";
 
+/// The file that pins the crates with C libraries, by their digests.
+pub const LOCK_FILE: &str = "guests/python/native/Cargo.lock";
+
 /// The packages, in the order in which they are built.
-pub const PACKAGES: [&str; 6] =
-    ["numpy", "regex", "msgpack", "markupsafe", "pydantic_core", "pandas"];
+pub const PACKAGES: [&str; 7] =
+    ["numpy", "regex", "msgpack", "markupsafe", "pydantic_core", "pandas", "pillow"];
 
 /// The recipe of a package.
 #[derive(Deserialize)]
@@ -34,6 +37,9 @@ pub struct Recipe {
     /// Parts of paths of files that the guest does not need.
     #[serde(default)]
     pub remove: Vec<String>,
+    /// C libraries that are added to the sources.
+    #[serde(default)]
+    pub crates: Vec<SourceCrate>,
     /// Files of this repository that are added to the sources.
     #[serde(default)]
     pub add: Vec<Add>,
@@ -91,6 +97,21 @@ pub struct Extension {
     pub options: Vec<String>,
 }
 
+/// A crate whose C sources are added: one of those that `guests/python/native/Cargo.toml`
+/// pins.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SourceCrate {
+    pub name: String,
+    /// The licence of the sources, for the bill of materials.
+    #[allow(dead_code, reason = "read from the file by `release`")]
+    pub licence: String,
+    /// A directory of the crate.
+    pub directory: String,
+    /// The directory that it becomes.
+    pub to: String,
+}
+
 /// A file that is added.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -135,7 +156,12 @@ impl Recipe {
 
     /// Adds what the package is made of, besides the tools.
     pub fn add_inputs(&self, inputs: Inputs) -> Result<Inputs> {
-        let inputs = inputs.text("recipe", &self.text);
+        let mut inputs = inputs.text("recipe", &self.text);
+        if !self.crates.is_empty() {
+            inputs = inputs
+                .text("libraries", include_str!("libraries.rs"))
+                .file("Cargo.lock", &workspace::root().join(LOCK_FILE))?;
+        }
         self.add.iter().try_fold(inputs, |inputs, added| {
             inputs.file(&added.file, &workspace::root().join(DIRECTORY).join(&added.from))
         })

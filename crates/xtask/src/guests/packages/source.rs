@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
+use super::libraries;
 use super::recipe::{DIRECTORY, Recipe, Replace};
 use crate::guests::{clear, copy};
 use crate::setup::{GUEST_PYTHON_VERSION, PackageTools};
@@ -25,6 +26,7 @@ pub fn unpack(recipe: &Recipe, tools: &PackageTools, dir: &Path) -> Result<()> {
     ensure!(entries.next().is_none(), "the source distribution has more than one directory");
     fs::rename(top.path(), dir)?;
     fs::remove_dir(&unpacked)?;
+    libraries::add(&recipe.crates, dir)?;
     for added in &recipe.add {
         copy(&workspace::root().join(DIRECTORY).join(&added.from), &dir.join(&added.file))?;
     }
