@@ -30,7 +30,7 @@ use self::{
 };
 
 /// The packages of the runtime `python-data` that its tool is described with.
-const DATA_PACKAGES: &str = "numpy, pandas, pydantic, regex, msgpack and markupsafe";
+const DATA_PACKAGES: &str = "numpy, pandas, Pillow, pydantic, regex, msgpack and markupsafe";
 
 /// Serves requests until standard input ends.
 pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {

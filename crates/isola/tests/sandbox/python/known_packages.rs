@@ -18,6 +18,7 @@ async fn missing_packages_are_explained() {
         ("torch.nn", [native, "`pip install torch`"]),
         ("cv2", [native, "`pip install opencv-python`"]),
         ("numpy", ["The runtime `python-data` has numpy", "Linux sandbox (isorun)"]),
+        ("PIL.Image", ["The runtime `python-data` has PIL", "Linux sandbox (isorun)"]),
         ("bs4", ["`pip install --target DIR beautifulsoup4`", "--site-packages DIR"]),
         ("tkinter", ["a sandbox has no display", ""]),
     ] {
