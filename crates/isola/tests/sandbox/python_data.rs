@@ -29,7 +29,8 @@ async fn runtime_is_python_with_packages() {
     assert_eq!(Runtime::PythonData.language(), Language::Python);
     let sandbox = loaded("import sys\ndef main(n):\n    return [sys.platform, n]").await;
     assert_eq!(sandbox.run("main", args![1]).await.unwrap(), json!(["wasi", 1]));
-    for package in ["numpy", "pandas", "regex", "msgpack", "markupsafe", "pydantic", "yaml", "PIL"] {
+    for package in ["numpy", "pandas", "regex", "msgpack", "markupsafe", "pydantic", "yaml", "PIL"]
+    {
         let name = format!("__import__({package:?}).__name__");
         assert_eq!(evaluate(&sandbox, &name).await, json!(package));
     }

@@ -51,7 +51,7 @@ def jpeg():
                     {"restart_marker_rows": 1}, {"keep_rgb": True}, {"smooth": 10},
                     {"qtables": "web_low"}, {"progressive": True, "optimize": True, "quality": 100}):
         read = again(image, "JPEG", **options)
-        rows.append([read.format, read.mode, read.size == image.size, difference(read, image) < 12])
+        rows.append([read.format, read.mode, read.size == image.size, difference(read, image) < 16])
     return rows
 
 def jpeg_modes():
@@ -99,7 +99,7 @@ def large_text():
     expected = Image.new("L", (240, 240))
     ImageDraw.Draw(expected).text((0, 0), "@", fill=255, font=ImageFont.load_default(size=200))
     a, b = np.asarray(small, dtype=float), np.asarray(expected, dtype=float)
-    return [abs(a.mean() - b.mean()) < 3, float(np.abs(a - b).mean()) < 12, image.getbbox() is not None]
+    return [abs(a.mean() - b.mean()) < 1, float(np.abs(a - b).mean()) < 4, image.getbbox() is not None]
 
 def bitmap_text():
     image = Image.new("1", (200, 40))
@@ -143,7 +143,8 @@ def arrays():
     gray = Image.fromarray((np.arange(256, dtype=np.uint8)).reshape(16, 16))
     numbers = Image.fromarray(np.full((3, 2), 0.5, dtype=np.float32))
     return [array.shape, str(array.dtype), back.getpixel((10, 10)), gray.mode, gray.getpixel((15, 15)),
-            numbers.mode, numbers.size]
+            numbers.mode, numbers.size, type(image.__arrow_c_schema__()).__name__,
+            len(image.__arrow_c_array__())]
 "#;
 
 async fn call(sandbox: &Sandbox, function: &str) -> Json {
@@ -229,7 +230,7 @@ async fn pictures_are_changed_and_become_arrays() {
     assert_eq!(call(&sandbox, "calculated").await, json!([42, 4, 2]));
     assert_eq!(
         call(&sandbox, "arrays").await,
-        json!([[40, 60, 3], "uint8", [55, 225, 225], "L", 255, "F", [2, 3]])
+        json!([[40, 60, 3], "uint8", [55, 225, 225], "L", 255, "F", [2, 3], "PyCapsule", 2])
     );
 }
 
@@ -278,9 +279,6 @@ def replaced(data, marker, change):
     return data[:at] + change(data[at + 4:end]) + data[end:]
 
 # Each of these is an error of libjpeg itself, past what Pillow looks at.
-
-def no_tables():
-    load(replaced(stored("JPEG"), 0xC4, lambda old: b""))
 
 def no_quantization():
     load(replaced(stored("JPEG"), 0xDB, lambda old: b""))
@@ -332,23 +330,27 @@ def wider():
     image.tile = [image.tile[0]._replace(extents=(0, 0, 97, 61))]
     image.load()
 
+def encode(size, comment=None):
+    """Encodes noise, progressively, into a buffer of a size."""
+    noise = Image.frombytes("RGB", (64, 64), random.Random(1).randbytes(3 * 64 * 64))
+    config = (100, True, 0, False, False, 0, (0, 0), 0, 0, 0, None, comment, b"", b"")
+    encoder = Image._getencoder("RGB", "jpeg", "RGB", config)
+    encoder.setimage(noise.im, (0, 0, 64, 64))
+    status = 0
+    while status == 0:
+        _, status, _ = encoder.encode(size)
+    if status < 0:
+        raise OSError(f"encoder error {status}")
+
 def too_long_for_a_segment():
-    stored("JPEG", comment=b"x" * 70_000)
+    encode(1 << 20, b"x" * 70_000)
 
 def too_wide_for_jpeg():
     Image.new("L", (65_501, 1)).save(io.BytesIO(), "JPEG")
 
 def too_noisy_for_the_buffer():
-    # A progressive picture is written at once, into one buffer.
-    noise = Image.frombytes("RGB", (64, 64), random.Random(1).randbytes(3 * 64 * 64))
-    config = (100, True, 0, False, False, 0, (0, 0), 0, 0, 0, None, b"", b"", b"")
-    encoder = Image._getencoder("RGB", "jpeg", "RGB", config)
-    encoder.setimage(noise.im, (0, 0, 64, 64))
-    status = 0
-    while status == 0:
-        _, status, _ = encoder.encode(2000)
-    if status < 0:
-        raise OSError(f"encoder error {status}")
+    # A progressive picture is written at once, and does not fit.
+    encode(2000)
 
 def truncated(format):
     data = stored(format)
@@ -458,6 +460,7 @@ def damaged(format, count, options):
     return refused > 10 and read > 0
 
 def fine():
+    encode(1 << 20)
     return load(stored("JPEG")) + load(stored("PNG"))
 "#;
 
@@ -466,7 +469,6 @@ async fn damaged_pictures_and_fonts_are_errors_that_can_be_caught() {
     let sandbox = loaded(HOSTILE).await;
     let fine = json!([97, 61, 97, 61]);
     for (function, exception) in [
-        ("no_tables", "OSError"),
         ("no_quantization", "OSError"),
         ("bad_huffman_table", "OSError"),
         ("too_many_codes", "OSError"),
