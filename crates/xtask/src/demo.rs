@@ -29,8 +29,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let compiling = Background::start(cargo)?;
     guests::ensure()?;
     progress::step("compiling the crates", || compiling.finish())?;
-    let demo = workspace::metadata()?.target_directory.join("debug/examples/demo");
-    eprintln!("==> {demo}");
+    let demo = workspace::cargo_target()?.join("debug/examples/demo");
+    eprintln!("==> {}", demo.display());
     let mut command = Command::new(demo);
     command.args(&args.args).env("ISOLA_RUNTIME_DIR", workspace::runtimes());
     process::run(command)?;

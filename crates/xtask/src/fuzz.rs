@@ -104,8 +104,9 @@ fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32, address: b
     } else {
         command.arg("none");
     }
-    let build = if address { "build-address" } else { "build" };
-    command.arg("--target-dir").arg(dir.join(build)).arg(target).arg(corpus);
+    let build = if address { "fuzz/build-address" } else { "fuzz/build" };
+    command.arg("--target-dir").arg(workspace::cargo_target()?.join(build));
+    command.arg(target).arg(corpus);
     // The initial inputs.
     let seeds = workspace::root().join("fuzz").join(package).join("seeds").join(target);
     if seeds.is_dir() {

@@ -1,5 +1,5 @@
 //! Results that take minutes to compile, kept for the other checkouts of this user: in
-//! `isola-xtask` in the directory of caches, by the digest of their inputs.
+//! `isola-xtask/built` in the directory of caches, by the digest of their inputs.
 //!
 //! Only what is compiled from pinned sources is kept there, so that a fresh checkout gets
 //! exactly what it would build. `ISOLA_XTASK_CACHE` names another directory; an empty value
@@ -32,7 +32,7 @@ impl Kept {
         }
         let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
         let caches = caches.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
-        Some(Kept { dir: caches.join("isola-xtask") })
+        Some(Kept { dir: caches.join("isola-xtask/built") })
     }
 
     /// Puts a kept result into an empty directory. Returns whether there was one. After a

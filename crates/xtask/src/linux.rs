@@ -96,7 +96,7 @@ const AGENT_FLAGS: &str = "-C target-feature=+crt-static --cfg mio_unsupported_f
 /// Builds `isorun-agent`.
 fn agent() -> Result<()> {
     // A separate directory: with other flags cargo would build everything again.
-    let target = workspace::root().join("target/agent");
+    let target = workspace::cargo_target()?.join("agent");
     progress::step("building isorun-agent", || {
         let mut cargo = process::cargo(&["build", "--quiet", "-p", "isorun-agent", "--bin"]);
         cargo.args([

@@ -180,8 +180,7 @@ fn install(name: &str, profile: Profile, runtimes: RuntimePackages) -> Result<Pa
 
 /// Packs the packages whose content has changed. Returns the archives of all of them.
 pub fn pack(profile: Profile, runtimes: RuntimePackages) -> Result<Vec<PathBuf>> {
-    let root = workspace::root();
-    let library = root.join("target").join(profile.dir()).join("libisola_node.so");
+    let library = workspace::cargo_target()?.join(profile.dir()).join("libisola_node.so");
     let guest = |name: &str| workspace::runtimes().join(name);
     let mut packages = vec![
         Package { name: "isola-core", built: None },

@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "ISOLA_RUST_CALLS";
 /// Measures the calls of the bindings' benchmarks in Rust. The program is one of the
 /// examples, which the builds of the bindings have built.
 pub fn measure() -> Result<String> {
-    let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
+    let calls = workspace::cargo_target()?.join("release/examples/calls");
     let mut calls = Command::new(calls);
     calls.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
     Ok(process::capture(calls)?.text.trim().to_owned())

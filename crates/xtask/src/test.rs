@@ -212,7 +212,7 @@ fn python(args: &[String]) -> Result<()> {
     pytest.args(["-m", "pytest"]).args(args);
     pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
     pytest.env("ISOLA_WHEEL", &wheel).env("ISOLA_ARCHIVES", archive::create("js")?);
-    pytest.env("ISOLA_COMMAND", workspace::metadata()?.target_directory.join("debug/isola"));
+    pytest.env("ISOLA_COMMAND", workspace::cargo_target()?.join("debug/isola"));
     // The runtimes are those in the wheel.
     pytest.env_remove("ISOLA_RUNTIME_DIR");
     process::run(pytest)

@@ -32,6 +32,12 @@ pub fn runtimes() -> PathBuf {
     root().join("target/guests")
 }
 
+/// Returns the directory of what cargo builds: `target`, unless `CARGO_TARGET_DIR` names another
+/// one, which checkouts may share.
+pub fn cargo_target() -> Result<PathBuf> {
+    Ok(metadata()?.target_directory.into())
+}
+
 /// Returns the dependency graph of the lock file.
 pub fn metadata() -> Result<Metadata> {
     metadata_of("Cargo.toml")

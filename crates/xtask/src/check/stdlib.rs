@@ -57,7 +57,7 @@ pub fn run(write: bool) -> Result<Outcome> {
         workspace::TEST_FEATURES,
     ]))?;
     let runner = Runner {
-        isola: workspace::metadata()?.target_directory.join("debug/isola").into(),
+        isola: workspace::cargo_target()?.join("debug/isola").into(),
         driver: workspace::root().join("crates/xtask/src/check/stdlib/driver.py"),
         scratch: workspace::root().join("target/python-tests"),
         tests,

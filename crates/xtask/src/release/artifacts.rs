@@ -22,7 +22,7 @@ pub struct Programs {
 impl Programs {
     /// Copies the programs without their symbols.
     pub fn stage(release: &Release) -> Result<Self> {
-        let built = workspace::metadata()?.target_directory.join(release.profile.dir());
+        let built = workspace::cargo_target()?.join(release.profile.dir());
         let dir = workspace::root().join("target/release-stage").join(release.profile.name());
         fs::create_dir_all(&dir)?;
         let agent = workspace::root().join("target/isorun/isorun-agent");
