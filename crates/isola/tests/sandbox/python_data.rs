@@ -190,6 +190,194 @@ async fn values_of_packages_leave_the_sandbox_as_json_or_are_refused_by_position
     }
 }
 
+/// Arrays in files, by their names and by files that Python has opened.
+const FILES: &str = r#"
+import os
+
+import numpy as np
+
+def saved():
+    np.save("a.npy", np.arange(6).reshape(2, 3))
+    array = np.load("a.npy")
+    return [array.tolist(), str(array.dtype)]
+
+def archive():
+    np.savez("a.npz", x=np.arange(3), y=np.array(["b", "a"]))
+    with np.load("a.npz") as found:
+        return [found["x"].tolist(), found["y"].tolist()]
+
+def large():
+    # Larger than all buffers.
+    array = np.arange(300_000)
+    array.tofile("large.bin")
+    np.save("large.npy", array[::-2])
+    found = [np.fromfile("large.bin", dtype=int), np.load("large.npy")]
+    same = [np.array_equal(found[0], array), np.array_equal(found[1], array[::-2])]
+    return [os.path.getsize("large.bin"), *same]
+
+def opened():
+    # Python and numpy write and read the same file in turn.
+    with open("b.bin", "wb") as file:
+        file.write(b"head")
+        np.arange(5, dtype=np.uint8).tofile(file)
+        position = file.tell()
+        file.write(b"tail")
+    with open("b.bin", "rb") as file:
+        head = file.read(4)
+        array = np.fromfile(file, dtype=np.uint8, count=5)
+        return [position, head.decode(), array.tolist(), file.tell(), file.read().decode()]
+
+def several():
+    with open("c.npy", "wb") as file:
+        np.save(file, np.arange(3))
+        np.save(file, np.array([0.5]))
+    with open("c.npy", "rb") as file:
+        return [np.load(file).tolist(), np.load(file).tolist(), file.read() == b""]
+
+def offsets():
+    with open("d.bin", "wb") as file:
+        file.write(bytes(range(10)))
+    byte = {"dtype": np.uint8}
+    found = [np.fromfile("d.bin", offset=7, **byte), np.fromfile("d.bin", count=2, offset=3, **byte)]
+    with open("d.bin", "rb", buffering=0) as file:
+        file.seek(2)
+        # An offset is relative to the position.
+        found += [np.fromfile(file, count=2, offset=1, **byte), np.fromfile(file, **byte)]
+        found += [np.fromfile(file, **byte)]
+    # More than there is.
+    found += [np.fromfile("d.bin", dtype=np.int32, count=100)]
+    return [array.tolist() for array in found]
+
+def appended():
+    positions = []
+    for number in range(3):
+        with open("e.bin", "ab") as file:
+            np.array([number, number], dtype=np.uint8).tofile(file)
+            positions.append(file.tell())
+            file.write(b"x")
+    with open("e.bin", "r+b") as file:
+        file.seek(3)
+        np.array([9], dtype=np.uint8).tofile(file)
+        positions.append(file.tell())
+        rest = file.read()
+    with open("e.bin", "rb") as file:
+        return [positions, list(rest), list(file.read())]
+
+def text():
+    np.array([1.5, 2, -3]).tofile("f.txt", sep=", ", format="%.2f")
+    with open("f.txt") as file:
+        found = [file.read()]
+    found.append(np.fromfile("f.txt", sep=",").tolist())
+    np.arange(20_000).tofile("g.txt", sep=" ")
+    numbers = np.fromfile("g.txt", dtype=int, sep=" ")
+    found += [len(numbers), int(numbers.sum())]
+    with open("g.txt", "rb") as file:
+        found.append(np.fromfile(file, dtype=int, count=3, sep=" ").tolist())
+        found.append(np.fromfile(file, dtype=int, count=2, sep=" ").tolist())
+    return found
+
+def mapped():
+    np.save("h.npy", np.zeros(4))
+    array = np.load("h.npy", mmap_mode="r+")
+    array[1] = 2.5
+    array.flush()
+    return [type(array).__name__, np.load("h.npy").tolist()]
+"#;
+
+#[tokio::test]
+async fn arrays_are_written_to_files_and_read() {
+    let sandbox = loaded(FILES).await;
+    for (function, expected) in [
+        ("saved", json!([[[0, 1, 2], [3, 4, 5]], "int64"])),
+        ("archive", json!([[0, 1, 2], ["b", "a"]])),
+        ("large", json!([2_400_000, true, true])),
+        ("opened", json!([9, "head", [0, 1, 2, 3, 4], 9, "tail"])),
+        ("several", json!([[0, 1, 2], [0.5], true])),
+        (
+            "offsets",
+            json!([[7, 8, 9], [3, 4], [3, 4], [5, 6, 7, 8, 9], [], [0x0302_0100, 0x0706_0504]]),
+        ),
+        ("appended", json!([[2, 5, 8, 4], [1, 120, 2, 2, 120], [0, 0, 120, 9, 1, 120, 2, 2, 120]])),
+        (
+            "text",
+            json!(["1.50, 2.00, -3.00", [1.5, 2.0, -3.0], 20_000, 199_990_000, [0, 1, 2], [3, 4]]),
+        ),
+        ("mapped", json!(["memmap", [0.0, 2.5, 0.0, 0.0]])),
+    ] {
+        let value: Json = sandbox.run(function, args![]).await.unwrap().to().unwrap();
+        assert_eq!(value, expected, "{function}");
+    }
+}
+
+/// Functions that write arrays where they cannot be written.
+const UNWRITABLE: &str = r#"
+import io
+import os
+
+import numpy as np
+
+def error_of(function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except OSError as error:
+        return error.strerror and os.strerror(error.errno)
+    except Exception as error:
+        return type(error).__name__
+
+def full():
+    large, small = np.ones(1 << 18), np.ones(10)
+    strided = np.ones(1 << 19)[::2]
+    for name in ["small", "text", "strided"]:
+        open(name, "w").close()
+    found = [error_of(large.tofile, "large"), os.path.getsize("large") < large.nbytes]
+    with open("filler", "wb", buffering=0) as file:
+        found.append(error_of(lambda: [file.write(b"x" * 64) for _ in range(100_000)]))
+    # What fits into the buffer of a stream is written when the stream is closed.
+    found.append(error_of(small.tofile, "small"))
+    found.append(error_of(small.tofile, "text", sep=" "))
+    found.append(error_of(strided.tofile, "strided"))
+    os.remove("filler")
+    os.remove("large")
+    small.tofile("small")
+    found.append(np.fromfile("small").tolist() == small.tolist())
+    return found
+
+def unsaved():
+    # Python writes the header of the file, and numpy the array.
+    array = np.ones(1 << 18)
+    try:
+        np.save("array.npy", array)
+    except OSError:
+        return os.path.getsize("array.npy") < array.nbytes
+
+def refused():
+    array = np.ones(2)
+    array.tofile("a.bin")
+    found = [error_of(array.tofile, io.BytesIO()), error_of(np.load, "missing.npy")]
+    with open("a.bin", "rb") as file:
+        found.append(error_of(array.tofile, file) is not None)
+        # The file is as usable as before.
+        found.append(np.fromfile(file).tolist())
+    return [*found, error_of(np.fromfile, file)]
+"#;
+
+#[tokio::test]
+async fn arrays_that_cannot_be_written_or_read_are_errors() {
+    let limits = Limits { max_storage: 1 << 20, ..Limits::default() };
+    let sandbox = started_with(Runtime::PythonData, limits, isola::DenyAll).await;
+    sandbox.load_script(UNWRITABLE).await.unwrap();
+    let full = "No space left on device";
+    assert_eq!(
+        sandbox.run("full", args![]).await.unwrap(),
+        json!([full, true, full, full, full, full, true])
+    );
+    assert_eq!(sandbox.run("unsaved", args![]).await.unwrap(), json!(true));
+    assert_eq!(
+        sandbox.run("refused", args![]).await.unwrap(),
+        json!([null, "No such file or directory", true, [1.0, 1.0], "ValueError"])
+    );
+}
+
 const DRAW: &str = "
 import numpy as np
 
