@@ -3,11 +3,13 @@
 mod cycles;
 mod edges;
 mod evidence;
+mod guest_tests;
 mod layout;
 mod length;
 mod links;
 mod module_paths;
 mod module_rules;
+mod packages;
 mod places;
 mod rust_source;
 mod stdlib;
@@ -28,10 +30,11 @@ pub struct CheckArgs {
     /// Also check for known vulnerabilities; fetches the advisory database
     #[arg(long)]
     advisories: bool,
-    /// Also run CPython's own tests, for some minutes; so does the filter `stdlib`
+    /// Also run CPython's and numpy's own tests, for many minutes; so do the filters `stdlib`
+    /// and `packages`
     #[arg(long)]
     slow: bool,
-    /// Update the table of the row `stdlib` with its results
+    /// Update the tables of the rows `stdlib` and `packages` with their results
     #[arg(long)]
     write: bool,
     /// Run only the rows whose name contains this
@@ -48,7 +51,7 @@ enum Outcome {
 }
 
 pub fn run(args: &CheckArgs) -> Result<()> {
-    let rows: [(&str, CheckFn); 24] = [
+    let rows: [(&str, CheckFn); 25] = [
         ("format", Box::new(format)),
         ("edges", Box::new(edges)),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -69,11 +72,8 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         ("npm types", Box::new(npm_types)),
         ("typescript sdk types", Box::new(typescript_sdk_types)),
         ("fuzz", Box::new(|| fuzz::run_quick_targets().map(|()| Outcome::Ok))),
-        ("stdlib", {
-            let wanted = args.slow || args.filter.as_deref() == Some("stdlib");
-            let write = args.write;
-            Box::new(move || standard_library(wanted, write))
-        }),
+        ("stdlib", slow(args, "stdlib", stdlib::run)),
+        ("packages", slow(args, "packages", packages::run)),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {
@@ -251,11 +251,16 @@ fn deny(checks: &[&str]) -> Result<Outcome> {
     passes(command)
 }
 
-fn standard_library(wanted: bool, write: bool) -> Result<Outcome> {
-    if !wanted {
-        return Ok(Outcome::NotRun("takes some minutes: pass --slow".to_owned()));
-    }
-    stdlib::run(write)
+/// Creates a row of tests in a guest, which take minutes.
+fn slow(args: &CheckArgs, name: &str, tests: fn(bool) -> Result<Outcome>) -> CheckFn {
+    let is_wanted = args.slow || args.filter.as_deref() == Some(name);
+    let write = args.write;
+    Box::new(move || {
+        if !is_wanted {
+            return Ok(Outcome::NotRun("takes some minutes: pass --slow".to_owned()));
+        }
+        tests(write)
+    })
 }
 
 fn advisories(wanted: bool) -> Result<Outcome> {

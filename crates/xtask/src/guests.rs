@@ -103,6 +103,12 @@ pub fn ensure_optimized() -> Result<()> {
     ensure_these(Guest::value_variants(), Optimization::All)
 }
 
+/// Returns the directory of the files of a package that was compiled for `python-data`, with
+/// the tests, which the guest does not contain.
+pub fn package_files(name: &str) -> PathBuf {
+    workspace::root().join("target/native/packages").join(name).join("files")
+}
+
 fn ensure_these(guests: &[Guest], optimization: Optimization) -> Result<()> {
     let _lock = workspace::lock()?;
     guests.iter().try_for_each(|&guest| build_if_stale(guest, optimization, false))

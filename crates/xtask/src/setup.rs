@@ -159,6 +159,20 @@ pub fn data_packages() -> Result<PathBuf> {
     )
 }
 
+/// Installs pytest and Hypothesis, which run the tests of packages in the Python guest.
+pub fn package_tests() -> Result<PathBuf> {
+    let (venv, digest) =
+        python_environment("python", PYTHON_BUILDER_REQUIREMENTS, PYTHON_BUILDER_PURPOSE)?;
+    packages(
+        "python-package-tests",
+        "guests/python/packages/test-requirements.txt",
+        "pytest, which runs the tests of packages in the Python guest",
+        GUEST_PYTHON_VERSION,
+        &venv,
+        &digest,
+    )
+}
+
 /// Installs published packages that the tests import in the Python guest.
 pub fn python_samples() -> Result<PathBuf> {
     let (venv, digest) =

@@ -1,20 +1,24 @@
-//! The table of the expected results of CPython's own tests.
+//! The table of the expected results of the tests of a project.
 //!
 //! A text file with a section for each reason, which contains its explanation and
 //! the tests that fail for that reason. The last section lists the modules with
-//! their numbers of tests.
+//! their numbers of tests. Before it there may be a section of the reasons for which tests
+//! skip themselves; without it, only their number is compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
 
 /// The name of the section of tests that fail and have no reason yet.
 const UNEXPLAINED: &str = "unexplained";
+/// The name of the section of reasons for which tests skip themselves.
+const SKIPS: &str = "skips";
 /// The name of the section of modules.
 const MODULES: &str = "modules";
 
-/// The minimum number of tests of one class that are written as one line.
+/// The minimum number of tests of one class, or with one name and other parameters, that are
+/// written as one line.
 const MIN_COLLAPSED_TESTS: usize = 3;
 
 /// The result of the tests of one module.
@@ -29,7 +33,8 @@ pub enum ModuleOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     Passed,
-    Skipped,
+    /// With the reason that the test gives.
+    Skipped(String),
     NotRun,
     /// With the error message.
     Failed(String),
@@ -40,7 +45,7 @@ impl Test {
     pub fn parse(kind: &str, detail: String) -> Option<Self> {
         match kind {
             "pass" => Some(Test::Passed),
-            "skip" => Some(Test::Skipped),
+            "skip" => Some(Test::Skipped(detail)),
             "not run" => Some(Test::NotRun),
             "fail" => Some(Test::Failed(detail)),
             _ => None,
@@ -75,7 +80,8 @@ struct Reason {
     expectation: Expectation,
     /// Lines that start with `#`.
     explanation: Vec<String>,
-    /// Tests, classes as `Class.*`, and modules that are not run at all.
+    /// Tests, classes as `Class.*`, tests with any parameters as `test[*]`, and modules that
+    /// are not run at all.
     items: Vec<String>,
 }
 
@@ -91,7 +97,24 @@ pub struct Table {
     /// The lines before the first section.
     head: Vec<String>,
     reasons: Vec<Reason>,
+    skips: Option<Skips>,
     modules: BTreeMap<String, Expected>,
+}
+
+/// The section of reasons for which tests skip themselves.
+struct Skips {
+    /// Lines that start with `#`.
+    explanation: Vec<String>,
+    /// The number of tests for each reason.
+    counts: BTreeMap<String, usize>,
+}
+
+/// What the lines that are parsed belong to.
+enum Section {
+    Head,
+    Reason,
+    Skips,
+    Modules,
 }
 
 /// The totals for the documentation.
@@ -106,33 +129,61 @@ pub struct Figures {
 
 impl Table {
     pub fn parse(text: &str) -> Result<Self> {
-        let mut table = Table { head: Vec::new(), reasons: Vec::new(), modules: BTreeMap::new() };
-        let mut in_modules = false;
+        let mut table =
+            Table { head: Vec::new(), reasons: Vec::new(), skips: None, modules: BTreeMap::new() };
+        let mut section = Section::Head;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_end();
             if let Some(title) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                in_modules = title == MODULES;
-                if !in_modules {
-                    table.reasons.push(Reason::from_title(title)?);
-                }
-            } else if in_modules {
-                if !line.is_empty() && !line.starts_with('#') {
-                    let (name, expected) =
-                        module(line).with_context(|| format!("line {}", number + 1))?;
-                    table.modules.insert(name, expected);
-                }
-            } else if let Some(reason) = table.reasons.last_mut() {
-                if line.starts_with('#') {
-                    reason.explanation.push(line.to_owned());
-                } else if let Some(item) = line.split("  #").next().filter(|item| !item.is_empty())
-                {
-                    reason.items.push(item.to_owned());
-                }
-            } else {
+                section = table.start_section(title)?;
+            } else if matches!(section, Section::Head) {
                 table.head.push(line.to_owned());
+            } else if !line.is_empty() {
+                table.add_line(&section, line).with_context(|| format!("line {}", number + 1))?;
             }
         }
         Ok(table)
+    }
+
+    fn start_section(&mut self, title: &str) -> Result<Section> {
+        Ok(match title {
+            MODULES => Section::Modules,
+            SKIPS => {
+                self.skips = Some(Skips { explanation: Vec::new(), counts: BTreeMap::new() });
+                Section::Skips
+            }
+            _ => {
+                self.reasons.push(Reason::from_title(title)?);
+                Section::Reason
+            }
+        })
+    }
+
+    /// Adds a line that is not empty to a section, the last one of its kind.
+    fn add_line(&mut self, section: &Section, line: &str) -> Result<()> {
+        match (section, &mut self.skips, self.reasons.last_mut()) {
+            (Section::Modules, ..) if !line.starts_with('#') => {
+                let (name, expected) = module(line)?;
+                self.modules.insert(name, expected);
+            }
+            (Section::Skips, Some(skips), _) if line.starts_with('#') => {
+                skips.explanation.push(line.to_owned());
+            }
+            (Section::Skips, Some(skips), _) => {
+                let (count, reason) =
+                    line.split_once(' ').context("a number and a reason are required")?;
+                skips.counts.insert(reason.to_owned(), count.parse()?);
+            }
+            (Section::Reason, _, Some(reason)) if line.starts_with('#') => {
+                reason.explanation.push(line.to_owned());
+            }
+            (Section::Reason, _, Some(reason)) => {
+                let item = line.split("  #").next().unwrap_or(line);
+                reason.items.push(item.to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Reports whether a complete module is excluded.
@@ -180,11 +231,14 @@ impl Table {
                 found.extend(reason.check_item(item, outcomes));
             }
         }
+        if let Some(skips) = &self.skips {
+            found.extend(skips.compare(&skip_counts(outcomes)));
+        }
         found
     }
 
     fn reason_of(&self, name: &str) -> Option<usize> {
-        let matches = |item: &String| item == name || class_of(item) == Some(parent(name));
+        let matches = |item: &String| item == name || group_of(item) == Some(parent(name));
         self.reasons.iter().position(|reason| {
             reason.expectation != Expectation::NotRun
                 && reason.name != UNEXPLAINED
@@ -219,6 +273,9 @@ impl Table {
             let expectation = Expectation::Fail;
             self.reasons.push(Reason { name, expectation, explanation, items: unexplained });
         }
+        if let Some(skips) = &mut self.skips {
+            skips.counts = skip_counts(outcomes);
+        }
         self.modules =
             outcomes.iter().map(|(name, outcome)| (name.clone(), Expected::of(outcome))).collect();
     }
@@ -234,6 +291,15 @@ impl Table {
             let _ = writeln!(text, "\n[{}{expectation}]", reason.name);
             for line in reason.explanation.iter().chain(&reason.items) {
                 let _ = writeln!(text, "{line}");
+            }
+        }
+        if let Some(skips) = &self.skips {
+            let _ = writeln!(text, "\n[{SKIPS}]");
+            for line in &skips.explanation {
+                let _ = writeln!(text, "{line}");
+            }
+            for (reason, count) in &skips.counts {
+                let _ = writeln!(text, "{count} {reason}");
             }
         }
         let _ = writeln!(text, "\n[{MODULES}]");
@@ -260,12 +326,45 @@ pub fn figures(outcomes: &Outcomes) -> Figures {
             match test {
                 Test::Passed => figures.passed += 1,
                 Test::Failed(_) => figures.failed += 1,
-                Test::Skipped => figures.skipped += 1,
+                Test::Skipped(_) => figures.skipped += 1,
                 Test::NotRun => {}
             }
         }
     }
     figures
+}
+
+/// Returns how many tests skip themselves for each reason.
+fn skip_counts(outcomes: &Outcomes) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for outcome in outcomes.values() {
+        let ModuleOutcome::Ran(tests) = outcome else { continue };
+        for test in tests.values() {
+            if let Test::Skipped(reason) = test {
+                *counts.entry(reason.trim().to_owned()).or_default() += 1;
+            }
+        }
+    }
+    counts
+}
+
+impl Skips {
+    /// Returns the differences between the expected numbers and those of a run.
+    fn compare(&self, seen: &BTreeMap<String, usize>) -> Vec<String> {
+        let reasons: BTreeSet<&String> = self.counts.keys().chain(seen.keys()).collect();
+        let count = |counts: &BTreeMap<String, usize>, reason: &String| {
+            counts.get(reason).copied().unwrap_or_default()
+        };
+        let counts = reasons
+            .into_iter()
+            .map(|reason| (reason, count(seen, reason), count(&self.counts, reason)));
+        counts
+            .filter(|(_, seen, expected)| seen != expected)
+            .map(|(reason, seen, expected)| {
+                format!("{seen} tests skip themselves; expected: {expected}: {reason}")
+            })
+            .collect()
+    }
 }
 
 impl Reason {
@@ -299,9 +398,9 @@ impl Reason {
         let empty = BTreeMap::new();
         let tests = if let ModuleOutcome::Ran(tests) = outcome { tests } else { &empty };
         let passed = |name: &str| format!("[{}] {name}: passes", self.name);
-        if let Some(class) = class_of(item) {
+        if let Some(group) = group_of(item) {
             let mut members =
-                tests.iter().filter(|(name, test)| parent(name) == class && test.ran()).peekable();
+                tests.iter().filter(|(name, test)| parent(name) == group && test.ran()).peekable();
             if members.peek().is_none() {
                 return Some(format!("[{}] {item}: there are no such tests", self.name));
             }
@@ -313,7 +412,7 @@ impl Reason {
             (_, None) => Some(format!("[{}] {item}: there is no such test", self.name)),
             (Expectation::Fail, Some(Test::Failed(_)))
             | (Expectation::NotRun, Some(Test::NotRun)) => None,
-            (Expectation::Fail, Some(Test::Skipped)) => {
+            (Expectation::Fail, Some(Test::Skipped(_))) => {
                 Some(format!("[{}] {item}: skips itself", self.name))
             }
             (Expectation::Fail, Some(_)) => Some(passed(item)),
@@ -329,7 +428,7 @@ impl Expected {
             ModuleOutcome::Skipped(reason) => Expected::Skipped(reason.clone()),
             ModuleOutcome::Ran(tests) => Expected::Ran {
                 tests: tests.len(),
-                skipped: tests.values().filter(|test| **test == Test::Skipped).count(),
+                skipped: tests.values().filter(|test| matches!(test, Test::Skipped(_))).count(),
             },
         }
     }
@@ -361,36 +460,37 @@ fn module_of(name: &str) -> &str {
     name.split(['.', ':']).next().unwrap_or(name)
 }
 
-/// Returns the class of a test.
+/// Returns the class of a test, or, if it has parameters, its name without them.
 fn parent(name: &str) -> &str {
-    name.rsplit_once('.').map_or(name, |(parent, _)| parent)
-}
-
-fn class_of(item: &str) -> Option<&str> {
-    item.strip_suffix(".*")
-}
-
-/// Returns the lines for failed tests, with one line for a class of which all tests
-/// failed.
-fn collapsed(failed: &[&str], outcomes: &Outcomes) -> Vec<String> {
-    let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
-    for name in failed {
-        *classes.entry(parent(name)).or_default() += 1;
+    match name.split_once('[') {
+        Some((test, _)) => test,
+        None => name.rsplit_once('.').map_or(name, |(class, _)| class),
     }
-    classes.retain(|class, count| {
-        let Some(ModuleOutcome::Ran(tests)) = outcomes.get(module_of(class)) else { return false };
-        let members = tests.iter().filter(|(name, test)| parent(name) == *class && test.ran());
+}
+
+/// Returns the parent of the tests that an item stands for, if it stands for several.
+fn group_of(item: &str) -> Option<&str> {
+    item.strip_suffix(".*").or_else(|| item.strip_suffix("[*]"))
+}
+
+/// Returns the lines for failed tests, with one line for a group of which all tests failed.
+fn collapsed(failed: &[&str], outcomes: &Outcomes) -> Vec<String> {
+    let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in failed {
+        *groups.entry(parent(name)).or_default() += 1;
+    }
+    groups.retain(|group, count| {
+        let Some(ModuleOutcome::Ran(tests)) = outcomes.get(module_of(group)) else { return false };
+        let members = tests.iter().filter(|(name, test)| parent(name) == *group && test.ran());
         *count >= MIN_COLLAPSED_TESTS && members.count() == *count
     });
-    let mut items: Vec<String> = failed
-        .iter()
-        .map(|name| match classes.get(parent(name)) {
-            Some(_) => format!("{}.*", parent(name)),
-            None => (*name).to_owned(),
-        })
-        .collect();
-    items.dedup();
-    items
+    let items = failed.iter().map(|name| match groups.get(parent(name)) {
+        Some(_) if name.contains('[') => format!("{}[*]", parent(name)),
+        Some(_) => format!("{}.*", parent(name)),
+        None => (*name).to_owned(),
+    });
+    let mut known = BTreeSet::new();
+    items.filter(|item| known.insert(item.clone())).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ const TABLE: &str = "\
 # Mended later.
 test_a.C.x
 test_a.D.*
+test_a.E.x[*]
 
 [hangs: not run]
 test_a.C.hangs
@@ -15,14 +16,22 @@ test_gone
 [load: either]
 test_a.C.timed
 
+[skips]
+# Who knows.
+1 no threads here
+
 [modules]
 # The tests of each module, and how many of them skip themselves.
-test_a 8 1
+test_a 11 1
 test_b skips itself: no threads
 ";
 
 fn failed() -> Test {
     Test::Failed("why".to_owned())
+}
+
+fn skipped() -> Test {
+    Test::Skipped("no threads here".to_owned())
 }
 
 /// Returns the outcomes that the table expects, with some changes.
@@ -31,11 +40,14 @@ fn outcomes(changes: &[(&str, Test)]) -> Outcomes {
         ("test_a.C.x", failed()),
         ("test_a.C.fine", Test::Passed),
         ("test_a.C.hangs", Test::NotRun),
-        ("test_a.C.skips", Test::Skipped),
+        ("test_a.C.skips", skipped()),
         ("test_a.C.timed", failed()),
         ("test_a.D.x", failed()),
         ("test_a.D.y", failed()),
         ("test_a.D.z", failed()),
+        ("test_a.E.x[1.5]", failed()),
+        ("test_a.E.x[a b]", failed()),
+        ("test_a.E.x[c[0]]", failed()),
     ];
     let tests = expected.iter().chain(changes);
     let tests = tests.map(|(name, test)| ((*name).to_owned(), test.clone())).collect();
@@ -63,11 +75,15 @@ fn differences_are_found_in_both_directions() {
     check(&[("test_a.C.fine", failed())], &["test_a.C.fine: fails, and no reason is given: why"]);
     check(&[("test_a.C.x", Test::Passed)], &["[newer] test_a.C.x: passes"]);
     check(&[("test_a.D.y", Test::Passed)], &["[newer] test_a.D.y: passes"]);
+    check(&[("test_a.E.x[a b]", Test::Passed)], &["[newer] test_a.E.x[*]: passes"]);
     check(&[("test_a.C.hangs", Test::Passed)], &["[hangs] test_a.C.hangs: was run"]);
     check(
-        &[("test_a.C.fine", Test::Skipped)],
-        &["test_a: has 8 tests, of which 2 skip themselves; expected: has 8 tests, of which 1 \
-           skip themselves"],
+        &[("test_a.C.fine", skipped())],
+        &[
+            "test_a: has 11 tests, of which 2 skip themselves; expected: has 11 tests, of which 1 \
+             skip themselves",
+            "2 tests skip themselves; expected: 1: no threads here",
+        ],
     );
 }
 
@@ -100,6 +116,20 @@ fn a_table_is_written_as_it_was_read() {
     assert_eq!(table.text(), TABLE);
     table.update(&outcomes(&[]));
     assert_eq!(table.text(), TABLE);
+}
+
+#[test]
+fn committed_tables_are_as_they_would_be_written() {
+    for name in ["python-tests.txt", "numpy-tests.txt"] {
+        let path = crate::workspace::root().join("crates/isola/tests").join(name);
+        let text = std::fs::read_to_string(path).unwrap();
+        let table = Table::parse(&text).unwrap();
+        assert!(table.reasons.iter().all(|reason| reason.name != UNEXPLAINED), "{name}");
+        for reason in &table.reasons {
+            assert!(!reason.explanation.is_empty(), "{name}: {}", reason.name);
+        }
+        assert_eq!(table.text(), text, "{name}");
+    }
 }
 
 #[test]
