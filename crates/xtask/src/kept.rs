@@ -30,7 +30,8 @@ impl Kept {
         if let Some(dir) = env::var_os("ISOLA_XTASK_CACHE") {
             return (!dir.is_empty()).then(|| Kept { dir: dir.into() });
         }
-        let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let caches =
+            env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
         let caches = caches.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
         Some(Kept { dir: caches.join("isola-xtask/built") })
     }

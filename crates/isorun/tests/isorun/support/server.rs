@@ -7,7 +7,7 @@ use std::{
         fs::{chown, symlink},
         process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{ChildStderr, ExitStatus, Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     time::Duration,
@@ -56,11 +56,10 @@ impl Server {
     /// Starts a server that has only these runtimes, by the names of their files.
     pub fn start_with_runtimes(files: &[&str]) -> Self {
         let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let all = std::env::var_os("ISOLA_RUNTIME_DIR").expect("cargo sets ISOLA_RUNTIME_DIR");
         let runtimes = home.path().join("runtimes");
         std::fs::create_dir(&runtimes).unwrap();
         for file in files {
-            symlink(Path::new(&all).join(file), runtimes.join(file)).unwrap();
+            symlink(built_runtimes().join(file), runtimes.join(file)).unwrap();
         }
         let mut command = command_in(&data, &home);
         command.args(["serve", "--no-pull", "--log", "error"]).env("ISOLA_RUNTIME_DIR", runtimes);
@@ -107,8 +106,16 @@ impl Server {
         for directory in [data.path(), home.path()] {
             chown(directory, Some(UNPRIVILEGED_ID), Some(UNPRIVILEGED_ID)).unwrap();
         }
-        let mut command = command_in(&data, &home);
-        command.args(["serve", "--no-pull", "--log", "error"]);
+        // The user may not be able to reach what was built.
+        let program = home.path().join("isorun");
+        std::fs::copy(env!("CARGO_BIN_EXE_isorun"), &program).unwrap();
+        let runtimes = home.path().join("runtimes");
+        std::fs::create_dir(&runtimes).unwrap();
+        for file in ["python.wasm", "python-data.wasm", "js.wasm"] {
+            std::fs::copy(built_runtimes().join(file), runtimes.join(file)).unwrap();
+        }
+        let mut command = program_in(&program, &data, &home);
+        command.args(["serve", "--no-pull", "--log", "error"]).env("ISOLA_RUNTIME_DIR", runtimes);
         command.uid(UNPRIVILEGED_ID).gid(UNPRIVILEGED_ID);
         command.env("HOME", home.path()).env("XDG_CACHE_HOME", home.path().join("cache"));
         command.env("PATH", "/nonexistent").env("ISORUN_TOOLS_DIR", "/nonexistent");
@@ -377,7 +384,16 @@ impl Tenant {
 }
 
 fn command_in(data: &TempDir, home: &TempDir) -> std::process::Command {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_isorun"));
+    program_in(Path::new(env!("CARGO_BIN_EXE_isorun")), data, home)
+}
+
+/// Returns the directory of the runtimes that were built from this tree.
+fn built_runtimes() -> PathBuf {
+    std::env::var_os("ISOLA_RUNTIME_DIR").expect("cargo sets ISOLA_RUNTIME_DIR").into()
+}
+
+fn program_in(program: &Path, data: &TempDir, home: &TempDir) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
     for name in ["ISORUN_API_URL", "ISORUN_API_KEY", "ISORUN_LOG"] {
         command.env_remove(name);
     }
