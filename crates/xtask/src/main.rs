@@ -8,6 +8,7 @@
 //! | the version of Python's standard library | `python_library.rs` |
 //! | a tool and its pinned version | `setup.rs`, `linux.rs`, `debian.rs` |
 //! | a measured figure of SPECIFICATION.md | `bench.rs` |
+//! | what is compiled once for all checkouts of a user | `stamp.rs`, `kept.rs` |
 //! | a fuzz target | `fuzz.rs` |
 //! | a generated and committed file | `generate.rs` |
 //! | a release | `release.rs`, `archive.rs`, `node.rs`, `typescript.rs`, `wheel.rs` |

@@ -137,7 +137,7 @@ pub fn build_package(python: &Path, kinds: &[&str], dir: &Path) -> Result<Vec<Pa
 
 /// Returns the path of the command `isorun` of this tree.
 pub fn command() -> Result<PathBuf> {
-    Ok(workspace::cargo_target()?.join("debug/isorun").into())
+    Ok(workspace::cargo_target()?.join("debug/isorun"))
 }
 
 /// Creates the mypy command for the package and its tests.

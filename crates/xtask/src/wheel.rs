@@ -168,7 +168,7 @@ pub fn install(python: &Path, wheels: &[&Path], dir: &Path) -> Result<()> {
 /// Returns the path of this program. The file of the running process may have been
 /// replaced by a new build, and so `current_exe` is not used.
 fn this_program() -> Result<PathBuf> {
-    Ok(workspace::cargo_target()?.join("debug/xtask").into())
+    Ok(workspace::cargo_target()?.join("debug/xtask"))
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {

@@ -160,7 +160,7 @@ fn mount(host: &Path, guest: &str) -> OsString {
 fn isola() -> Result<PathBuf> {
     eprintln!("==> cargo build of isola-cli");
     process::run(process::cargo(&["build", "--profile", "bench", "-p", "isola-cli"]))?;
-    Ok(workspace::cargo_target()?.join("release/isola").into())
+    Ok(workspace::cargo_target()?.join("release/isola"))
 }
 
 impl Engine {

@@ -27,8 +27,8 @@ impl Programs {
         fs::create_dir_all(&dir)?;
         let agent = workspace::root().join("target/isorun/isorun-agent");
         let sources = [
-            ("isola", built.join("isola").into()),
-            ("isorun", built.join("isorun").into()),
+            ("isola", built.join("isola")),
+            ("isorun", built.join("isorun")),
             ("isorun-agent", agent),
         ];
         for (name, source) in sources {
