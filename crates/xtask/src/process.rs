@@ -13,8 +13,8 @@ pub struct Captured {
     pub text: String,
 }
 
-/// A program that runs while the caller does something else. It is killed if nobody waits
-/// for its end.
+/// A program that runs while the caller does something else. Dropping it before its end
+/// kills the program.
 pub struct Background {
     shown: String,
     child: Child,
@@ -161,7 +161,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_program_for_which_nobody_waits_is_killed() {
+    fn a_program_that_is_dropped_is_killed() {
         let mut command = Command::new("sleep");
         command.arg("600");
         let background = Background::start(command).unwrap();

@@ -294,7 +294,7 @@ fn python_runtime_is_the_one_of_the_option() {
     let answer = client.answer(listed);
     let python = &answer["result"]["tools"][0];
     assert_eq!(python["name"], "run_python");
-    let description = python["description"].as_str().unwrap();
+    let description = python["description"].as_str().unwrap().to_lowercase();
     for package in data::packages() {
         // The native part of pydantic.
         let package = package.trim_end_matches("_core");

@@ -41,7 +41,7 @@ fn main() {
 }
 
 /// Returns the source of a function that adds.
-const fn adding(runtime: Runtime) -> &'static str {
+fn adding(runtime: Runtime) -> &'static str {
     match runtime.language() {
         Language::Python => "def add(a, b):\n    return a + b\n",
         Language::JavaScript => "function add(a, b) { return a + b }",

@@ -324,19 +324,30 @@ def error_of(function, *args, **kwargs):
     except Exception as error:
         return type(error).__name__
 
+def fill():
+    # The space of a file grows in steps, so that others have room when one has none.
+    for number in range(100):
+        with open(f"filler{number}", "wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(b"x" * 64)
+                except OSError:
+                    if file.tell() == 0:
+                        raise
+                    break
+
 def full():
-    large, small = np.ones(1 << 18), np.ones(10)
+    large, small = np.ones(1 << 18), np.ones(500)
     strided = np.ones(1 << 19)[::2]
     for name in ["small", "text", "strided"]:
         open(name, "w").close()
     found = [error_of(large.tofile, "large"), os.path.getsize("large") < large.nbytes]
-    with open("filler", "wb", buffering=0) as file:
-        found.append(error_of(lambda: [file.write(b"x" * 64) for _ in range(100_000)]))
+    found.append(error_of(fill))
     # What fits into the buffer of a stream is written when the stream is closed.
     found.append(error_of(small.tofile, "small"))
     found.append(error_of(small.tofile, "text", sep=" "))
     found.append(error_of(strided.tofile, "strided"))
-    os.remove("filler")
+    os.remove("filler0")
     os.remove("large")
     small.tofile("small")
     found.append(np.fromfile("small").tolist() == small.tolist())

@@ -135,6 +135,8 @@ _STANDARD_ATTRIBUTES = _logging.makeLogRecord({}).__dict__.keys() | {
 _handler = _HostHandler(_Plain())
 _logging.lastResort = _handler
 _logging.root.setLevel(_logging.NOTSET)
+# Pillow describes each part of a file that it reads.
+_logging.getLogger("PIL").setLevel(_logging.INFO)
 
 
 def _has_handler(logger):

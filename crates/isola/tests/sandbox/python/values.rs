@@ -98,7 +98,7 @@ async fn arrays_are_lists_and_their_scalars_are_numbers() {
         assert_eq!(seen, expected, "{expression}");
         let stream = sandbox.run("streamed", args![expression]).stream().unwrap();
         let (items, _) = results(&events(stream).await);
-        let item = Value::from_json(&items.join(" ")).unwrap();
+        let item = Value::from_json(items.join(" ")).unwrap();
         assert_eq!(item, expected, "{expression}");
     }
     // A lone surrogate is escaped, for which there is another encoder.
