@@ -107,7 +107,7 @@ impl Server {
             chown(directory, Some(UNPRIVILEGED_ID), Some(UNPRIVILEGED_ID)).unwrap();
         }
         // The user may not be able to reach what was built.
-        let program = home.path().join("isorun");
+        let program = home.path().join("program");
         std::fs::copy(env!("CARGO_BIN_EXE_isorun"), &program).unwrap();
         let runtimes = home.path().join("runtimes");
         std::fs::create_dir(&runtimes).unwrap();
