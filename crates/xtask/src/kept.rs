@@ -41,6 +41,10 @@ impl Kept {
     pub fn restore(&self, digest: &str, to: &Path) -> bool {
         let archive = self.archive(digest);
         let Ok(file) = File::open(&archive) else { return false };
+        if let Err(error) = check_private(&self.dir) {
+            warn("nothing kept is used", &error);
+            return false;
+        }
         // Its age is that of its last use.
         let _ = file.set_modified(SystemTime::now());
         match unpack(file, to) {
@@ -99,6 +103,11 @@ fn create_private(dir: &Path) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    check_private(dir)
+}
+
+/// Fails if other users could have put files into a directory.
+fn check_private(dir: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -182,13 +191,14 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn only_the_user_can_write_to_it() {
+    fn a_directory_that_others_can_write_to_is_not_used() {
         use std::os::unix::fs::PermissionsExt as _;
-        let (base, kept, _) = with_a_result();
+        let (base, kept, to) = with_a_result();
         let mode = fs::metadata(&kept.dir).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         fs::set_permissions(&kept.dir, fs::Permissions::from_mode(0o777)).unwrap();
         let error = kept.try_keep("4567", &base.path().join("from")).unwrap_err().to_string();
         assert!(error.starts_with("other users can write to "), "{error}");
+        assert!(!kept.restore(DIGEST, &to));
     }
 }
