@@ -39,7 +39,7 @@ const BRIDGE: &str = "isorun-interpreter";
 
 /// The crates of isorun, each with all others of them that it may depend on directly; and
 /// what tests share, which depends on neither product.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     (
         "isorun",
         &[
@@ -49,6 +49,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
             "isorun-engine",
             "isorun-image",
             "isorun-interpreter",
+            "isorun-peers",
             "isorun-server",
         ],
     ),
@@ -61,12 +62,14 @@ const LAYERS: [(&str, &[&str]); 10] = [
             "isorun-engine",
             "isorun-image",
             "isorun-interpreter",
+            "isorun-peers",
         ],
     ),
     (BRIDGE, &["isorun-agent", "isorun-egress"]),
     ("isorun-engine", &["isorun-agent", "isorun-egress"]),
     ("isorun-egress", &["isorun-agent"]),
     ("isorun-image", &[]),
+    ("isorun-peers", &[]),
     ("isorun-api", &[]),
     ("isorun-agent", &[]),
     ("test-macros", &[]),

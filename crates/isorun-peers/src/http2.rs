@@ -1,0 +1,15 @@
+//! The sizes of buffers of HTTP/2 connections, which are the same at both ends.
+
+/// The maximum size of the header of a request or response, in bytes.
+pub(crate) const MAX_HEADER_BYTES: u32 = 64 << 10;
+
+/// The maximum number of bytes of one stream that have been received and not been read.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+
+/// The maximum number of bytes of all streams of a connection that have been received and
+/// not been read. It is the sum for 1,024 streams, so that streams that are not read do not
+/// delay others.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1024 * STREAM_WINDOW_BYTES;
+
+/// The maximum number of bytes of one stream that wait to be sent.
+pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
