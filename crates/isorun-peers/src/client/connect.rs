@@ -73,12 +73,18 @@ fn handshake_error(address: &PeerAddress, error: &io::Error) -> PeerError {
         Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
             presented,
             ..
-        })) => wrong_node(address, presented.clone()),
+        })) => wrong_node(address, presented.iter().map(|name| without_type(name)).collect()),
         Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName)) => {
             wrong_node(address, Vec::new())
         }
         _ => unreachable(address, format!("the TLS handshake failed: {error}")),
     }
+}
+
+/// Returns a name of a certificate without its type: TLS has it as `DnsName("a.test")`.
+fn without_type(name: &str) -> String {
+    let quoted = name.split_once('"').and_then(|(_, rest)| rest.split_once('"'));
+    quoted.map_or(name, |(quoted, _)| quoted).to_owned()
 }
 
 /// Reports whether an I/O error is a refusal of the handshake by the peer, such as of this

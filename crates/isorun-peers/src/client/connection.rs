@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -30,6 +31,10 @@ use crate::{
     },
     in_flight::{InFlight, InFlightGuard},
 };
+
+/// The maximum time in which an idle connection sends what is left, such as the end of the
+/// last request.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Driver = h2::client::Connection<MonitoredStream, Bytes>;
 
@@ -193,7 +198,14 @@ async fn drive(
             format!("the peer did not answer for {:?}", options.keep_alive_timeout)
         }
         () = runtime.closing.cancelled() => "this node closed the connection".to_owned(),
-        () = unneeded => "the connection was idle".to_owned(),
+        () = unneeded => {
+            // Ends by itself when nothing refers to it any more.
+            tokio::select! {
+                _ = timeout(FLUSH_TIMEOUT, &mut driver) => {}
+                () = runtime.closing.cancelled() => {}
+            }
+            "the connection was idle".to_owned()
+        }
     };
     tracing::debug!(peer = %state.address.node(), cause, "connection to a peer ended");
     // Streams that fail because the connection is dropped find the cause.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,6 +46,7 @@ async fn exchange(
     tasks: &TaskTracker,
 ) -> Result<Response<PeerBody>, PeerError> {
     let (parts, body) = request.into_parts();
+    let is_head = parts.method == Method::HEAD;
     let mut head = Request::new(());
     *head.method_mut() = parts.method;
     // The peer gets the same form as this node: an origin form has no authority, and the
@@ -79,8 +80,17 @@ async fn exchange(
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     remove_connection_headers(response.headers_mut());
-    let body =
-        ResponseBody::new(stream, response.headers(), Arc::clone(state), cancel, guard, tasks);
+    let length = content_length(is_head, &response);
+    let body = ResponseBody::new(stream, length, Arc::clone(state), cancel, guard, tasks);
     *response.body_mut() = PeerBody::new(body);
     Ok(response)
+}
+
+/// Returns the length of the body of a response, if the response has it.
+fn content_length<B>(is_head: bool, response: &Response<B>) -> Option<u64> {
+    // These have the length that the body would have.
+    if is_head || response.status() == StatusCode::NOT_MODIFIED {
+        return Some(0);
+    }
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

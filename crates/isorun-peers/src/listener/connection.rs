@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -97,14 +97,11 @@ pub(super) async fn serve_http1<S, B>(
     drive(connection, |connection| connection.graceful_shutdown(), &requests, context).await;
 }
 
+/// A response that the service computes.
+type Answer = Pin<Box<dyn Future<Output = Result<Response<TrackedBody>, BoxError>> + Send>>;
+
 /// Returns the function that answers the requests of a connection.
-fn handler<S, B>(
-    peer: Peer,
-    service: S,
-    requests: InFlight,
-) -> impl Fn(
-    Request<Incoming>,
-) -> Pin<Box<dyn Future<Output = Result<Response<TrackedBody>, BoxError>> + Send>>
+fn handler<S, B>(peer: Peer, service: S, requests: InFlight) -> impl Fn(Request<Incoming>) -> Answer
 where
     S: Service<Request<PeerBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -116,13 +113,26 @@ where
         let in_flight = requests.start();
         let mut request = request.map(PeerBody::new);
         request.extensions_mut().insert(peer.clone());
+        let is_head = request.method() == Method::HEAD;
         let mut service = service.clone();
         Box::pin(async move {
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            let response = service.call(request).await.map_err(Into::into)?;
-            Ok(response
-                .map(|body| TrackedBody { body: PeerBody::new(body), _in_flight: in_flight }))
+            let mut response = service.call(request).await.map_err(Into::into)?.map(PeerBody::new);
+            if is_head {
+                remove_body(&mut response);
+            }
+            Ok(response.map(|body| TrackedBody { body, _in_flight: in_flight }))
         })
+    }
+}
+
+/// Removes the body of a response to HEAD, and keeps its length. hyper does so with HTTP/1.1,
+/// but sends a body with HTTP/2, which is an error.
+fn remove_body(response: &mut Response<PeerBody>) {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        let headers = response.headers_mut();
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
 }
 

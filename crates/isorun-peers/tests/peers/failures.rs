@@ -16,7 +16,7 @@ use isorun_peers::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -313,16 +313,41 @@ async fn a_refused_stream_may_be_sent_again_and_another_reset_not() {
 
 #[tokio::test]
 async fn a_request_that_was_not_processed_before_a_goaway_may_be_sent_again() {
-    // It takes the first request, and refuses all after it.
-    let (address, client) = foreign_peer(|stream| async move {
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        let (_request, _response) = connection.accept().await.unwrap().unwrap();
-        connection.abrupt_shutdown(Reason::NO_ERROR);
-        let _ = connection.accept().await;
+    let (accepted, mut first_accepted) = mpsc::channel(1);
+    let second_sent = Arc::new(Notify::new());
+    // It takes the first request of a connection, and refuses all after it.
+    let (address, client) = foreign_peer({
+        let second_sent = Arc::clone(&second_sent);
+        move |stream| {
+            let (accepted, second_sent) = (accepted.clone(), Arc::clone(&second_sent));
+            async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let _first = connection.accept().await.unwrap().unwrap();
+                accepted.send(()).await.unwrap();
+                second_sent.notified().await;
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                let _ = connection.accept().await;
+                std::future::pending().await
+            }
+        }
     })
     .await;
-    let error = event("the error", client.send(&address, get("/"))).await.unwrap_err();
-    assert!(!error.is_retryable(), "it may have been processed: {error}");
+    let first = async {
+        let error = client.send(&address, get("/first")).await.unwrap_err();
+        assert!(matches!(error, PeerError::Interrupted { .. }), "{error}");
+    };
+    let second = async {
+        first_accepted.recv().await.unwrap();
+        let request = client.send(&address, get("/second"));
+        let mut request = std::pin::pin!(request);
+        // It is on the connection, and not read by the peer.
+        assert!(futures_util::poll!(request.as_mut()).is_pending());
+        second_sent.notify_one();
+        let error = request.await.unwrap_err();
+        assert!(matches!(error, PeerError::Unreachable { .. }), "{error}");
+        assert!(error.is_retryable());
+    };
+    event("both errors", async { tokio::join!(first, second) }).await;
 }
 
 #[tokio::test]

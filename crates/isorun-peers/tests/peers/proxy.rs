@@ -88,8 +88,7 @@ async fn copy(
     mut state: watch::Receiver<ProxyState>,
 ) {
     let mut buffer = vec![0; 64 << 10];
-    loop {
-        let Ok(read) = from.read(&mut buffer).await else { break };
+    while let Ok(read) = from.read(&mut buffer).await {
         if state.borrow_and_update().is_frozen {
             // Not even the end of the stream is forwarded.
             state.wait_for(|state| !state.is_frozen).await.unwrap();

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::{FlowControl, RecvStream};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -42,14 +42,13 @@ pub(super) struct ResponseBody {
 impl ResponseBody {
     pub(super) fn new(
         mut stream: RecvStream,
-        headers: &HeaderMap,
+        length: Option<u64>,
         state: Arc<ConnectionState>,
         cancel: DropGuard,
         guard: Arc<SlotGuard>,
         tasks: &TaskTracker,
     ) -> Self {
-        let length = headers.get(header::CONTENT_LENGTH);
-        let mut left = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut left = length;
         let received = Arc::new(Received::default());
         let flow_control = stream.flow_control().clone();
         let cancelled = cancel.token().clone();
