@@ -19,7 +19,7 @@
 //! | TLS: versions, what is verified, files of the operator | `identity.rs` |
 //! | which connections and requests are accepted, shutdown | `listener.rs`, `listener/connection.rs` |
 //! | which request goes to which connection, errors | `client.rs`, `client/pool.rs` |
-//! | when a peer is considered dead | `client/connection.rs`; for WebSockets `socket.rs` |
+//! | when a peer is considered dead | `client/connection.rs`; for WebSockets `client/pool.rs`, `socket.rs` |
 //! | how bodies are streamed and cancelled | `client/exchange.rs` |
 //! | WebSockets | `client/upgrade.rs` |
 //! | which headers are forwarded | `headers.rs` |
@@ -37,8 +37,8 @@
 //!   read do not delay others. (tests `bodies`)
 //! - A request that is dropped is cancelled at the peer, also while its body waits. (tests
 //!   `bodies`)
-//! - A peer that no longer answers is noticed after about 10 s. (tests `failures`; unit test
-//!   of `socket.rs`)
+//! - A peer that no longer answers is noticed after about 10 s; one that does not read is
+//!   not taken for dead. (tests `failures`, `websockets`; unit test of `socket.rs`)
 //! - Headers of one connection are not forwarded. (tests `headers`; unit tests of
 //!   `headers.rs`)
 //! - A request of a peer is not forwarded again. (tests `failures`)

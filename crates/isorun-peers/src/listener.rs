@@ -215,6 +215,10 @@ async fn serve_stream<S, B>(
     B::Error: Into<BoxError>,
 {
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
+    if is_http2 && let Err(error) = socket::limit_unsent_time(stream.get_ref().0) {
+        tracing::debug!(%error, "connection of a peer has ended");
+        return;
+    }
     let stream = PeerStream::new(stream, permit, context.tasks.token(), context.closing.clone());
     if is_http2 {
         connection::serve_http2(stream, peer, service, &context).await;

@@ -30,6 +30,7 @@ use crate::{
         CONNECTION_WINDOW_BYTES, MAX_HEADER_BYTES, MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     },
     in_flight::{InFlight, InFlightGuard},
+    socket,
 };
 
 /// The maximum time in which an idle connection sends what is left, such as the end of the
@@ -51,8 +52,16 @@ pub(super) struct ConnectionState {
     address: PeerAddress,
     /// Cancelled when the connection takes no further requests.
     retired: CancellationToken,
-    /// Why the connection ended.
-    cause: OnceLock<String>,
+    /// How the connection ended, before `ended` is cancelled.
+    ending: OnceLock<Ending>,
+    ended: CancellationToken,
+}
+
+/// How a connection ended.
+struct Ending {
+    why: String,
+    /// Whether it was closed because the peer did not answer.
+    is_dead: bool,
 }
 
 /// The right to send one request on a connection.
@@ -88,6 +97,8 @@ impl Connection {
         runtime: &Runtime,
     ) -> Result<Self, PeerError> {
         let received = Arc::new(AtomicU64::new(0));
+        socket::limit_unsent_time(stream.get_ref().0)
+            .map_err(|error| unreachable(&address, error.to_string()))?;
         let stream = MonitoredStream { stream, received: Arc::clone(&received) };
         let failed = |why: String| unreachable(&address, format!("no HTTP/2 connection: {why}"));
         let (sender, mut driver) = h2::client::Builder::new()
@@ -113,7 +124,8 @@ impl Connection {
         let state = Arc::new(ConnectionState {
             address,
             retired: CancellationToken::new(),
-            cause: OnceLock::new(),
+            ending: OnceLock::new(),
+            ended: CancellationToken::new(),
         });
         let requests = InFlight::default();
         runtime.tasks.spawn(drive(
@@ -164,9 +176,18 @@ impl ConnectionState {
         if is_unprocessed {
             return unreachable(&self.address, format!("it did not process the request: {error}"));
         }
-        let cause = self.cause.get().filter(|_| error.is_io());
-        let why = cause.cloned().unwrap_or_else(|| error.to_string());
+        let ending = self.ending.get().filter(|_| error.is_io());
+        let why = ending.map_or_else(|| error.to_string(), |ending| ending.why.clone());
         PeerError::Interrupted { node: self.address.node().clone(), why }
+    }
+
+    /// Waits until the connection has ended. Returns the error of what depends on the peer
+    /// if it ended because the peer did not answer.
+    pub(super) async fn ended(&self) -> Option<PeerError> {
+        self.ended.cancelled().await;
+        let ending = self.ending.get().filter(|ending| ending.is_dead)?;
+        let (node, why) = (self.address.node().clone(), ending.why.clone());
+        Some(PeerError::Interrupted { node, why })
     }
 }
 
@@ -189,12 +210,14 @@ async fn drive(
         state.retire();
         requests.none().await;
     };
-    let cause = tokio::select! {
+    let mut is_dead = false;
+    let why = tokio::select! {
         ended = &mut driver => match ended {
             Ok(()) => "the peer closed the connection".to_owned(),
             Err(error) => format!("the connection failed: {error}"),
         },
         () = keep_alive(pings, &received, options) => {
+            is_dead = true;
             format!("the peer did not answer for {:?}", options.keep_alive_timeout)
         }
         () = runtime.closing.cancelled() => "this node closed the connection".to_owned(),
@@ -207,10 +230,11 @@ async fn drive(
             "the connection was idle".to_owned()
         }
     };
-    tracing::debug!(peer = %state.address.node(), cause, "connection to a peer ended");
-    // Streams that fail because the connection is dropped find the cause.
-    let _ = state.cause.set(cause);
+    tracing::debug!(peer = %state.address.node(), why, "connection to a peer ended");
+    // Streams that fail because the connection is dropped find the reason.
+    let _ = state.ending.set(Ending { why, is_dead });
     state.retire();
+    state.ended.cancel();
     drop(driver);
 }
 

@@ -1,6 +1,9 @@
 //! The connections to one peer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt,
@@ -9,7 +12,7 @@ use futures_util::{
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
 
@@ -22,6 +25,9 @@ use crate::{error::PeerError, identity::Identity};
 
 /// The number of connections that a request may find broken before it fails.
 const MAX_BROKEN_CONNECTIONS: usize = 3;
+
+/// The delay after a failed attempt to watch a peer.
+const WATCH_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// A connection that is being opened, for which any number of requests wait. It is
 /// cancelled when none of them waits any longer.
@@ -133,6 +139,26 @@ impl Pool {
             () = self.runtime.closing.cancelled() => return Err(self.closed()),
         };
         Ok((opened.unwrap_or_else(|_| Err(self.timed_out()))?, permit))
+    }
+
+    /// Waits until the peer no longer answers on a connection for ordinary requests. Another
+    /// one is opened when it is closed for another reason.
+    ///
+    /// An upgraded connection is watched in this way, since TCP does not tell a peer that is
+    /// dead from one that does not read.
+    pub(super) async fn death(self: Arc<Self>, mut slot: Slot) -> PeerError {
+        loop {
+            if let Some(error) = slot.state.ended().await {
+                return error;
+            }
+            slot = loop {
+                match self.slot().await {
+                    Ok(next) => break next,
+                    // It may be shutting down, or have the maximum of requests.
+                    Err(_) => sleep(WATCH_RETRY_DELAY).await,
+                }
+            };
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {

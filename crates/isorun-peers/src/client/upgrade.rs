@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -38,10 +39,13 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The size of the buffer of each direction, in bytes.
 const COPY_BUFFER_BYTES: usize = 32 << 10;
 
+/// The event that the peer no longer answers.
+type Death = Pin<Box<dyn Future<Output = PeerError> + Send>>;
+
 /// Forwards a request for a WebSocket, and connects both ends if the peer agrees.
 pub(super) async fn forward<B: Body>(
     address: &PeerAddress,
-    pool: &Pool,
+    pool: &Arc<Pool>,
     runtime: &Runtime,
     web_socket: WebSocket,
     mut request: Request<B>,
@@ -54,6 +58,7 @@ pub(super) async fn forward<B: Body>(
     }
     let client = hyper::upgrade::on(&mut request);
     let request = peer_request(address, web_socket, request)?;
+    let mut death: Death = Box::pin(Arc::clone(pool).death(pool.slot().await?));
     let (stream, permit) = pool.open_for_upgrade().await?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(MAX_HEADER_BYTES as usize)
@@ -74,8 +79,12 @@ pub(super) async fn forward<B: Body>(
         }
     });
     let cancel = cancel.drop_guard();
-    let mut response =
-        sender.send_request(request).await.map_err(|error| request_error(address, &error))?;
+    let mut response = tokio::select! {
+        response = sender.send_request(request) => {
+            response.map_err(|error| request_error(address, &error))?
+        }
+        error = &mut death => return Err(error),
+    };
     let interrupted = |why: String| PeerError::Interrupted { node: address.node().clone(), why };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !is_websocket_upgrade(response.headers()) {
@@ -87,6 +96,7 @@ pub(super) async fn forward<B: Body>(
         runtime.tasks.spawn(async move {
             tokio::select! {
                 () = tunnel => {}
+                _ = death => {}
                 () = closing.cancelled() => {}
             }
         });
@@ -98,7 +108,8 @@ pub(super) async fn forward<B: Body>(
         return Err(interrupted(format!("it answered a request for a WebSocket with {status}")));
     }
     let (parts, body) = response.into_parts();
-    let body = RefusalBody { body, address: address.clone(), _cancel: cancel, _permit: permit };
+    let body =
+        RefusalBody { body, death, address: address.clone(), _cancel: cancel, _permit: permit };
     let mut refusal = Response::new(PeerBody::new(body));
     *refusal.status_mut() = parts.status;
     *refusal.headers_mut() = parts.headers;
@@ -191,6 +202,7 @@ async fn tunnel(
 /// connection.
 struct RefusalBody {
     body: Incoming,
+    death: Death,
     address: PeerAddress,
     _cancel: DropGuard,
     _permit: OwnedSemaphorePermit,
@@ -205,6 +217,11 @@ impl Body for RefusalBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PeerError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_pending()
+            && let Poll::Ready(error) = self.death.as_mut().poll(cx)
+        {
+            return Poll::Ready(Some(Err(error)));
+        }
         frame.map_err(|error| PeerError::Interrupted {
             node: self.address.node().clone(),
             why: error.to_string(),

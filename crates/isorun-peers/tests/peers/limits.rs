@@ -223,7 +223,7 @@ async fn connections_without_requests_are_closed_by_either_side() {
         assert_eq!(proxy.state.borrow().open, 1);
         held.release.cancel();
         assert_eq!(request.await.unwrap(), "ok");
-        event("the end of the connection", proxy.none_open()).await;
+        event("the end of the connection", proxy.until_open(0)).await;
         assert_eq!(fetch(&client, &address).await, "ok");
         assert_eq!(proxy.accepted(), 2);
     }

@@ -64,9 +64,9 @@ impl Proxy {
         self.state.send_modify(|state| state.is_frozen = true);
     }
 
-    /// Waits until no connection is open.
-    pub async fn none_open(&self) {
-        self.state.subscribe().wait_for(|state| state.open == 0).await.unwrap();
+    /// Waits until a number of connections is open.
+    pub async fn until_open(&self, count: usize) {
+        self.state.subscribe().wait_for(|state| state.open == count).await.unwrap();
     }
 }
 

@@ -113,7 +113,7 @@ async fn a_listener_that_is_dropped_closes_its_connections() {
     assert_eq!(fetch(&client, &node.address_at(proxy.address)).await, "ok");
     assert_eq!(proxy.state.borrow().open, 1);
     node.task.abort();
-    event("the end of the connection", proxy.none_open()).await;
+    event("the end of the connection", proxy.until_open(0)).await;
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_client_that_is_closed_ends_its_requests() {
     let error = event("the error", read(response.into_body())).await.unwrap_err();
     let error = error.downcast::<PeerError>().unwrap();
     assert!(matches!(*error, PeerError::Interrupted { .. }), "{error}");
-    event("the end of the connection", proxy.none_open()).await;
+    event("the end of the connection", proxy.until_open(0)).await;
     let error = client.send(&address, get("/")).await.unwrap_err();
     assert!(matches!(error, PeerError::Unreachable { .. }), "{error}");
 }
@@ -149,5 +149,5 @@ async fn a_client_that_is_dropped_finishes_its_requests() {
     frames.send(Frame::data("late".into())).await.unwrap();
     drop(frames);
     assert_eq!(read(response.into_body()).await.unwrap(), "late");
-    event("the end of the connection", proxy.none_open()).await;
+    event("the end of the connection", proxy.until_open(0)).await;
 }

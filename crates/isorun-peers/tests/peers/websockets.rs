@@ -1,6 +1,10 @@
 //! WebSockets through a front server of hyper, with HTTP/1.1 and with HTTP/2.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -311,7 +315,8 @@ async fn a_response_that_refuses_the_upgrade_is_returned() {
         assert!(!response.headers().contains_key("x-secret"));
         let body = event("the body", read(PeerBody::new(response.into_body()))).await;
         assert_eq!(body.unwrap(), "no such sandbox", "{version:?}");
-        event("the end of the connection", proxy.none_open()).await;
+        // That for ordinary requests stays.
+        event("the end of the connection", proxy.until_open(1)).await;
     }
 }
 
@@ -394,6 +399,47 @@ async fn upgraded_connections_are_closed_after_the_limit_of_the_shutdown() {
         let end = event("the end", socket.next()).await;
         assert!(end.is_none_or(|message| message.is_err()), "{version:?}");
     }
+}
+
+#[tokio::test]
+async fn a_websocket_ends_when_its_peer_is_dead() {
+    let authority = Authority::generate().unwrap();
+    let node = serve(&authority, accepting(echo)).await;
+    let proxy = Proxy::start(node.socket).await;
+    let front = front(client(&authority), node.address_at(proxy.address)).await;
+    let mut http1 = web_socket(&front, Version::Http1).await;
+    let mut http2 = web_socket(&front, Version::Http2).await;
+    proxy.freeze();
+    let start = Instant::now();
+    for socket in [&mut http1, &mut http2] {
+        let end = event("the end", socket.next()).await;
+        assert!(end.is_none_or(|message| message.is_err()));
+        assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_pauses_for_long_keeps_its_websocket() {
+    const BYTES: usize = 64 << 20;
+    let authority = Authority::generate().unwrap();
+    let handler = accepting(|mut stream| async move {
+        let piece = vec![1; 64 << 10];
+        for _ in 0..BYTES / piece.len() {
+            stream.write_all(&piece).await.unwrap();
+        }
+        stream.shutdown().await.unwrap();
+    });
+    let (_node, front) = start(&authority, handler).await;
+    let read_late = async |version| {
+        let mut stream = open(&front, version).await;
+        // Longer than the time after which a dead peer is noticed: a peer that cannot send is
+        // not one.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let mut received = Vec::new();
+        event("the end", stream.read_to_end(&mut received)).await.unwrap();
+        assert_eq!(received.len(), BYTES, "{version:?}");
+    };
+    tokio::join!(read_late(Version::Http1), read_late(Version::Http2));
 }
 
 #[tokio::test]
