@@ -60,6 +60,20 @@ impl Secret {
         }
     }
 
+    /// Creates the secret of a new cluster, as text.
+    pub fn generate() -> Result<Zeroizing<String>> {
+        Ok(Zeroizing::new(random_hex::<32>()?))
+    }
+
+    /// Parses the text of a cluster's secret.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut bytes = [0; 32];
+        if hex::decode_to_slice(text.trim(), &mut bytes).is_err() {
+            bail!("the secret of the cluster is not 64 hex digits: restore its database");
+        }
+        Ok(Self(bytes))
+    }
+
     /// Creates a secret from fixed bytes, for reproducible tests.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {

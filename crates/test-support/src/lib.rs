@@ -1,5 +1,5 @@
 //! What several tests and benchmarks of Linux sandboxes need: addresses, a resolver and
-//! certificates of a network without the Internet; processes and mounts that end with their
+//! certificates of a network without the Internet; a PostgreSQL server; processes and mounts that end with their
 //! test; waiting for events; and turns of tests that use all CPUs.
 //!
 //! Nothing here depends on another crate of the workspace.
@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod loopback;
 pub mod mounts;
+pub mod postgres;
 pub mod process;
 pub mod remains;
 pub mod resolver;
@@ -17,5 +18,6 @@ pub mod wait;
 
 pub use loopback::LoopbackAddress;
 pub use mounts::Tmpfs;
+pub use postgres::PostgresServer;
 pub use process::KillOnDrop;
 pub use resolver::Resolver;

@@ -5,7 +5,10 @@ use std::{fmt::Display, time::Duration};
 use isorun_api::Code;
 use isorun_engine::Error as EngineError;
 
-use crate::store::StoreError;
+use crate::store::{ClusterLimit, StoreError};
+
+/// The time after which a client may retry when the cluster could not do what it asked for.
+const CLUSTER_RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// An error of an operation. It contains only what the caller may see; details for the
 /// operator are logged where the error is created.
@@ -139,7 +142,35 @@ impl Error {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        Self::internal("cannot reach the database", error)
+        let later = |message: &str| {
+            tracing::warn!(%error, "the cluster");
+            Self::new(ErrorKind::Unavailable, message).after(CLUSTER_RETRY_DELAY)
+        };
+        match &error {
+            StoreError::Unavailable(_) => later(
+                "the server cannot reach the database of its cluster, and does not know whether \
+                 the operation took effect: sandboxes keep running; try again later",
+            ),
+            StoreError::Fenced => later(
+                "this server was cut off from its cluster, and its sandboxes are lost: try again \
+                 later",
+            ),
+            StoreError::Moved => Self::new(
+                ErrorKind::RunBusy,
+                "the run was moved to another server of the cluster meanwhile: try again",
+            )
+            .after(CLUSTER_RETRY_DELAY),
+            StoreError::Limit(ClusterLimit::TenantRuns) => {
+                Self::new(ErrorKind::TooManyRuns, error.to_string()).after(Duration::from_secs(1))
+            }
+            StoreError::Limit(ClusterLimit::TenantSnapshots) => {
+                Self::new(ErrorKind::TooManyRequests, error.to_string())
+            }
+            StoreError::Limit(ClusterLimit::NodeRuns) => {
+                Self::new(ErrorKind::Unavailable, error.to_string()).after(CLUSTER_RETRY_DELAY)
+            }
+            _ => Self::internal("cannot reach the database", error),
+        }
     }
 }
 

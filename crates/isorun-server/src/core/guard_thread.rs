@@ -44,6 +44,8 @@ fn monitor(core: &Weak<Core>, runtime: &Handle) {
     let mut weights = CpuWeights::default();
     // The stored data of each tenant, in bytes.
     let mut stored: HashMap<String, u64> = HashMap::new();
+    // Not waited for: a database that does not respond must not delay the other measurements.
+    let mut measuring_stored: Option<JoinHandle<HashMap<String, u64>>> = None;
     let mut ending_victim: Option<(Instant, JoinHandle<()>)> = None;
     for tick in 0_u32.. {
         thread::sleep(TICK_INTERVAL);
@@ -60,8 +62,12 @@ fn monitor(core: &Weak<Core>, runtime: &Handle) {
         if short_of.is_empty() && !surveys {
             continue;
         }
-        if tick % TICKS_PER_STORAGE_SURVEY == 0 {
-            stored = runtime.block_on(measure_stored(&core));
+        if let Some(measured) = measuring_stored.take_if(|measuring| measuring.is_finished()) {
+            stored = runtime.block_on(measured).unwrap_or_default();
+        }
+        if tick % TICKS_PER_STORAGE_SURVEY == 0 && measuring_stored.is_none() {
+            let core = Arc::clone(&core);
+            measuring_stored = Some(runtime.spawn(async move { measure_stored(&core).await }));
         }
         let sandboxes = runtime.block_on(measure_sandboxes(&core));
         if surveys {

@@ -81,7 +81,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
     }
     let mut held: BTreeSet<String> =
         core.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
-    let snapshots = core.store.snapshots(None).await?;
+    let snapshots = core.store.snapshots_here().await?;
     for row in &snapshots {
         core.accounts.snapshots.register(&row.id, &row.settings.tenant);
     }

@@ -1,8 +1,8 @@
 //! Audit logs, one for each run. Each entry is chained to the previous one.
 
-use rusqlite::{OptionalExtension, Row};
+use async_trait::async_trait;
 
-use super::{Store, StoreError};
+use super::StoreError;
 use isorun_api::RunId;
 
 /// An entry of an audit log.
@@ -29,73 +29,20 @@ pub struct LogState {
     pub hmac: String,
 }
 
-impl Store {
+/// The entries of all audit logs of a database.
+#[async_trait]
+pub trait AuditTable: Send + Sync {
     /// Adds an entry.
-    pub async fn add_audit(&self, entry: AuditRow) -> Result<(), StoreError> {
-        self.call(move |connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO audit (run_id, seq, ts, event, data, hmac) VALUES (?, ?, ?, ?, ?, ?)",
-                )?
-                .execute((entry.run_id, entry.seq, entry.ts, entry.event, entry.data, entry.hmac))?;
-            Ok(())
-        })
-        .await
-    }
+    async fn add_audit(&self, entry: AuditRow) -> Result<(), StoreError>;
 
     /// Returns up to `limit` entries of a run with sequence numbers above `after`, in order.
-    pub async fn audit(
-        &self,
-        run: &RunId,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<AuditRow>, StoreError> {
-        let run = run.to_string();
-        self.read(move |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT * FROM audit WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
-            )?;
-            query.query_map((run, after, limit), read)?.collect()
-        })
-        .await
-    }
+    async fn audit(&self, run: &RunId, after: u64, limit: u32)
+    -> Result<Vec<AuditRow>, StoreError>;
 
     /// Returns the end of a run's log.
-    pub async fn audit_end(&self, run: &RunId) -> Result<LogState, StoreError> {
-        let run = run.to_string();
-        self.call(move |connection| {
-            let end = connection
-                .prepare_cached(
-                    "SELECT seq, hmac FROM audit WHERE run_id = ? ORDER BY seq DESC LIMIT 1",
-                )?
-                .query_row([run], |row| Ok(LogState { seq: row.get(0)?, hmac: row.get(1)? }))
-                .optional()?;
-            Ok(end.unwrap_or_default())
-        })
-        .await
-    }
+    async fn audit_end(&self, run: &RunId) -> Result<LogState, StoreError>;
 
     /// Returns the ids of all runs that have a log or a row, with true for those that were
     /// destroyed.
-    pub async fn audited_runs(&self) -> Result<Vec<(String, bool)>, StoreError> {
-        self.read(|connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT id, destroyed_at IS NOT NULL FROM runs
-                 UNION SELECT run_id, 0 FROM audit WHERE run_id NOT IN (SELECT id FROM runs)",
-            )?;
-            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })
-        .await
-    }
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
-    Ok(AuditRow {
-        run_id: row.get("run_id")?,
-        seq: row.get("seq")?,
-        ts: row.get("ts")?,
-        event: row.get("event")?,
-        data: row.get("data")?,
-        hmac: row.get("hmac")?,
-    })
+    async fn audited_runs(&self) -> Result<Vec<(String, bool)>, StoreError>;
 }

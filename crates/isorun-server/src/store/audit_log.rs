@@ -26,6 +26,8 @@ pub enum Event {
     Resumed,
     Snapshot,
     Destroyed,
+    /// Its node died, and the sandbox with it.
+    Lost,
 }
 
 impl Event {
@@ -43,6 +45,7 @@ impl Event {
             Self::Resumed => "sandbox.resumed",
             Self::Snapshot => "sandbox.snapshot",
             Self::Destroyed => "sandbox.destroyed",
+            Self::Lost => "sandbox.lost",
         }
     }
 }
@@ -53,40 +56,38 @@ pub struct AuditLog {
     run: RunId,
     store: Store,
     secret: Secret,
-    end: Arc<Mutex<LogState>>,
+    /// The last entry; `None` if it has to be read, since it is not known whether an entry was
+    /// written.
+    end: Arc<Mutex<Option<LogState>>>,
 }
 
 impl AuditLog {
     pub fn new(run: RunId, store: Store, secret: Secret) -> Self {
-        Self { run, store, secret, end: Arc::default() }
+        Self { run, store, secret, end: Arc::new(Mutex::new(Some(LogState::default()))) }
     }
 
     /// Opens the log of a run that an earlier server process created.
     pub async fn reopen(run: RunId, store: Store, secret: Secret) -> Result<Self, StoreError> {
-        let end = Arc::new(Mutex::new(store.audit_end(&run).await?));
+        let end = Arc::new(Mutex::new(Some(store.audit_end(&run).await?)));
         Ok(Self { run, store, secret, end })
     }
 
     /// Appends an entry. Runs to completion even if the caller drops the future, so
     /// that the in-memory end of the chain always matches the last written entry.
     pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
-        let data = serde_json::to_string(&data).unwrap_or_else(|_| "null".to_owned());
-        let (run_id, store) = (self.run.to_string(), self.store.clone());
+        let data = raw(data);
+        let (run, store) = (self.run.clone(), self.store.clone());
         let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
         let task = tokio::spawn(async move {
             let mut end = end.lock().await;
-            let mut entry = AuditRow {
-                run_id,
-                seq: end.seq + 1,
-                ts: clock::now_rfc3339_micros(),
-                event: event.name().to_owned(),
-                data,
-                hmac: String::new(),
+            let last = match end.take() {
+                Some(last) => last,
+                None => store.audit_end(&run).await?,
             };
-            entry.hmac = mac(&secret, &end.hmac, &entry);
+            let entry = following_entry(&secret, &run, &last, event, data);
             let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
             store.add_audit(entry).await?;
-            *end = next;
+            *end = Some(next);
             Ok(())
         });
         task.await.unwrap_or(Err(StoreError::Closed))
@@ -120,6 +121,30 @@ impl From<AuditEntry> for AuditRow {
             hmac: entry.hmac,
         }
     }
+}
+
+/// Returns the entry that follows the end of a log, of a run that another node has lost.
+pub fn following_entry(
+    secret: &Secret,
+    run: &RunId,
+    end: &LogState,
+    event: Event,
+    data: impl Serialize,
+) -> AuditRow {
+    let mut entry = AuditRow {
+        run_id: run.to_string(),
+        seq: end.seq + 1,
+        ts: clock::now_rfc3339_micros(),
+        event: event.name().to_owned(),
+        data: raw(data).get().to_owned(),
+        hmac: String::new(),
+    };
+    entry.hmac = mac(secret, &end.hmac, &entry);
+    entry
+}
+
+fn raw(data: impl Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(&data).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 fn mac(secret: &Secret, previous: &str, entry: &AuditRow) -> String {
@@ -183,10 +208,14 @@ impl Verifier {
         Ok(())
     }
 
-    /// Checks that the log of a destroyed run ends with its destruction.
+    /// Checks that the log of a destroyed run ends with its destruction or loss.
     pub fn check_complete(&self, run: &str) -> Result<(), ChainError> {
         match self.ends.get(run) {
-            Some((_, last)) if last == Event::Destroyed.name() => Ok(()),
+            Some((_, last))
+                if [Event::Destroyed, Event::Lost].map(Event::name).contains(&&**last) =>
+            {
+                Ok(())
+            }
             _ => Err(ChainError::Truncated { run: run.to_owned() }),
         }
     }

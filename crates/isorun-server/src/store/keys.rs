@@ -1,9 +1,9 @@
 //! API keys: tenants, names and revocations. The keys themselves are not stored: they
 //! are verified by their HMAC.
 
-use rusqlite::{OptionalExtension, Row};
+use async_trait::async_trait;
 
-use super::{Store, StoreError};
+use super::StoreError;
 use crate::clock;
 
 /// The stored data of an API key.
@@ -37,63 +37,18 @@ impl KeyRow {
     }
 }
 
-impl Store {
+/// The API keys of a database.
+#[async_trait]
+pub trait KeyTable: Send + Sync {
     /// Adds a key.
-    pub async fn add_key(&self, key: KeyRow) -> Result<(), StoreError> {
-        self.call(move |connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO keys (id, tenant, name, admin, created_at) VALUES (?, ?, ?, ?, ?)",
-                )?
-                .execute((key.id, key.tenant, key.name, key.admin, key.created_at))?;
-            Ok(())
-        })
-        .await
-    }
+    async fn add_key(&self, key: KeyRow) -> Result<(), StoreError>;
 
     /// Returns a key, which may be revoked.
-    pub async fn key(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
-        let id = id.to_owned();
-        self.look_up(move |connection| {
-            connection
-                .prepare_cached("SELECT * FROM keys WHERE id = ?")?
-                .query_row([id], read)
-                .optional()
-        })
-        .await
-    }
+    async fn key(&self, id: &str) -> Result<Option<KeyRow>, StoreError>;
 
     /// Returns all keys.
-    pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
-        self.read(|connection| {
-            let mut query = connection.prepare_cached("SELECT * FROM keys ORDER BY created_at")?;
-            query.query_map([], read)?.collect()
-        })
-        .await
-    }
+    async fn keys(&self) -> Result<Vec<KeyRow>, StoreError>;
 
     /// Revokes a key. Returns true if it existed and was not revoked before.
-    pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            let changed = connection
-                .prepare_cached(
-                    "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
-                )?
-                .execute((clock::now_ms(), id))?;
-            Ok(changed > 0)
-        })
-        .await
-    }
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
-    Ok(KeyRow {
-        id: row.get("id")?,
-        tenant: row.get("tenant")?,
-        name: row.get("name")?,
-        admin: row.get("admin")?,
-        created_at: row.get("created_at")?,
-        revoked_at: row.get("revoked_at")?,
-    })
+    async fn revoke_key(&self, id: &str) -> Result<bool, StoreError>;
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::StoreError;
+use super::super::StoreError;
 
 /// The migration steps, applied once each, in order. A released step is never changed.
 const STEPS: &[&str] = &[

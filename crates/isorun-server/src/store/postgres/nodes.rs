@@ -1,0 +1,384 @@
+//! The nodes of a cluster: their leases, what they report, and the runs of dead ones.
+//!
+//! All times of leases are those of the database's clock.
+
+use std::time::Duration;
+
+use isorun_api::{RunId, Status};
+use tokio_postgres::Row;
+
+use super::{
+    super::{AuditRow, LogState, StoreError},
+    Postgres, column, int, number, params, parsed,
+};
+
+/// What a node reports of itself with every renewal of its lease.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeReport {
+    /// The URL at which other nodes reach it.
+    pub url: String,
+    /// The version of isorun.
+    pub version: String,
+    /// True if it has Linux sandboxes.
+    pub has_linux: bool,
+    /// The images of its interpreters.
+    pub interpreters: Vec<String>,
+    /// The CPUs of the machine.
+    pub cpus: u64,
+    /// The CPUs in use, in thousandths.
+    pub busy_cpus_permille: u64,
+    /// The memory of the machine.
+    pub mem_bytes: u64,
+    /// The memory that new sandboxes can use.
+    pub mem_free_bytes: u64,
+    /// The disk space that new sandboxes can use.
+    pub disk_free_bytes: u64,
+    /// The sandboxes that are created in advance.
+    pub pooled: u64,
+    /// The limit of its runs.
+    pub max_sandboxes: u64,
+    /// The limit of the runs of a tenant, on all nodes together.
+    pub max_tenant_runs: u64,
+    /// The limit of the snapshots of a tenant, on all nodes together.
+    pub max_tenant_snapshots: u64,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRow {
+    /// The id.
+    pub id: String,
+    /// True if its lease has not expired.
+    pub is_alive: bool,
+    /// True if it accepts no new runs.
+    pub is_draining: bool,
+    /// The time since its last renewal, plus the lease time; negative while the lease is valid.
+    pub overdue_ms: i64,
+    /// Its runs that were not destroyed.
+    pub runs: u64,
+    /// What it last reported.
+    pub report: NodeReport,
+}
+
+/// The node that a run belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunOwner {
+    pub node: String,
+    pub url: String,
+    /// True if it was declared dead. Whether another one responds is found out by asking it.
+    pub is_dead: bool,
+    /// `None` for a snapshot.
+    pub status: Option<Status>,
+}
+
+/// A run of a dead node, and the end of its audit log.
+#[derive(Clone, Debug)]
+pub struct LostRun {
+    pub id: RunId,
+    pub node: String,
+    pub status: Status,
+    pub log: LogState,
+}
+
+const REPORT_COLUMNS: &str = "url = $3, version = $4, has_linux = $5, interpreters = $6, \
+    cpus = $7, busy_cpus_permille = $8, mem_bytes = $9, mem_free_bytes = $10, \
+    disk_free_bytes = $11, pooled = $12, max_sandboxes = $13, max_tenant_runs = $14, \
+    max_tenant_snapshots = $15";
+
+impl Postgres {
+    /// Joins the cluster under an id, for the lease time. Fails if another server has a valid
+    /// lease under the same id, which has then been copied. Returns the epoch.
+    pub async fn join(
+        &self,
+        id: &str,
+        report: &NodeReport,
+        lease: Duration,
+    ) -> Result<i64, StoreError> {
+        let mut all = params![id.to_owned(), lease.as_secs_f64()];
+        all.extend(report_params(report));
+        let joined = self
+            .query_opt(
+                &format!(
+                    "INSERT INTO nodes AS node (id, epoch, state, lease_until, url, version,
+                         has_linux, interpreters, cpus, busy_cpus_permille, mem_bytes,
+                         mem_free_bytes, disk_free_bytes, pooled, max_sandboxes, max_tenant_runs,
+                         max_tenant_snapshots)
+                     VALUES ($1, 1, 'up', now() + make_interval(secs => $2), $3, $4, $5, $6, $7,
+                         $8, $9, $10, $11, $12, $13, $14, $15)
+                     ON CONFLICT (id) DO UPDATE SET epoch = node.epoch + 1,
+                         state = CASE node.state WHEN 'draining' THEN 'draining' ELSE 'up' END,
+                         joined_at = now(), lease_until = excluded.lease_until, {REPORT_COLUMNS}
+                     WHERE node.lease_until < now() OR node.url = $3
+                     RETURNING epoch"
+                ),
+                all,
+            )
+            .await?;
+        let row = joined.ok_or_else(|| {
+            StoreError::Postgres(format!(
+                "another server is the node {id} of the cluster: give this one a data directory \
+                 of its own, or wait until the lease of the other one has expired"
+            ))
+        })?;
+        let epoch = column(&row, "epoch")?;
+        let _ = self.shared.node.set((id.to_owned(), epoch));
+        Ok(epoch)
+    }
+
+    /// Renews the lease of this node, also while the database is known to be away.
+    pub async fn renew(&self, report: &NodeReport, lease: Duration) -> Result<(), StoreError> {
+        let (node, epoch) = self.node()?;
+        let mut all = params![node, lease.as_secs_f64()];
+        all.extend(report_params(report));
+        all.extend(params![epoch]);
+        let renewed = self
+            .attempt(
+                &format!(
+                    "UPDATE nodes SET lease_until = now() + make_interval(secs => $2),
+                         {REPORT_COLUMNS}
+                     WHERE id = $1 AND epoch = $16 AND state <> 'dead' RETURNING id"
+                ),
+                all,
+            )
+            .await?;
+        if renewed.is_empty() { Err(StoreError::Fenced) } else { Ok(()) }
+    }
+
+    /// Ends the lease of this node, after its running sandboxes have ended.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        let (node, epoch) = self.node()?;
+        self.query(
+            "UPDATE nodes SET lease_until = now() WHERE id = $1 AND epoch = $2",
+            params![node, epoch],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Returns all nodes that were not removed.
+    pub async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = self
+            .query(
+                "SELECT nodes.*, lease_until > now() AND state <> 'dead' AS is_alive,
+                     (EXTRACT(EPOCH FROM now() - lease_until) * 1000)::BIGINT AS overdue_ms,
+                     (SELECT COUNT(*) FROM runs WHERE node = nodes.id AND destroyed_at IS NULL)
+                         AS runs
+                 FROM nodes WHERE state <> 'removed' ORDER BY id",
+                params![],
+            )
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Makes a node accept no new runs, or accept them again. Returns false if it does not
+    /// exist or is dead.
+    pub async fn set_draining(&self, id: &str, is_draining: bool) -> Result<bool, StoreError> {
+        let changed = self
+            .query(
+                "UPDATE nodes SET state = $2 WHERE id = $1 AND state <> 'dead' RETURNING id",
+                params![id.to_owned(), if is_draining { "draining" } else { "up" }],
+            )
+            .await?;
+        Ok(!changed.is_empty())
+    }
+
+    /// Removes a node that is not alive and has no runs or snapshots. Returns false if it is,
+    /// or has some.
+    pub async fn remove_node(&self, id: &str) -> Result<bool, StoreError> {
+        let removed = self
+            .query(
+                "WITH unused AS (
+                     SELECT id FROM nodes WHERE id = $1 AND (lease_until < now() OR state = 'dead')
+                     AND NOT EXISTS (SELECT FROM runs WHERE node = $1 AND destroyed_at IS NULL)
+                     AND NOT EXISTS (SELECT FROM snapshots WHERE node = $1) FOR UPDATE
+                 ), images AS (
+                     DELETE FROM pulled_images USING unused WHERE node = unused.id
+                 )
+                 UPDATE nodes SET state = 'removed', epoch = epoch + 1 FROM unused
+                 WHERE nodes.id = unused.id RETURNING nodes.id",
+                params![id.to_owned()],
+            )
+            .await?;
+        Ok(!removed.is_empty())
+    }
+
+    /// Returns the node of a run that was not destroyed.
+    pub async fn run_owner(&self, id: &RunId) -> Result<Option<RunOwner>, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT node, url, state IN ('dead', 'removed') AS is_dead, status
+                 FROM runs JOIN nodes ON nodes.id = node
+                 WHERE runs.id = $1 AND destroyed_at IS NULL",
+                params![id.to_string()],
+            )
+            .await?;
+        let Some(row) = found else { return Ok(None) };
+        let status = Some(parsed(&row, "status", Status::parse)?);
+        Ok(Some(RunOwner { status, ..read_owner(&row)? }))
+    }
+
+    /// Returns the node of a snapshot of a tenant.
+    pub async fn snapshot_owner(
+        &self,
+        tenant: &str,
+        id: &str,
+    ) -> Result<Option<RunOwner>, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT node, url, state IN ('dead', 'removed') AS is_dead
+                 FROM snapshots JOIN nodes ON nodes.id = node
+                 WHERE snapshots.id = $1 AND tenant = $2",
+                params![id.to_owned(), tenant.to_owned()],
+            )
+            .await?;
+        found.map(|row| read_owner(&row)).transpose()
+    }
+
+    /// Declares all nodes dead whose leases expired at least `grace` ago, so that none of
+    /// their changes takes effect any more. Returns their ids.
+    pub async fn declare_dead(&self, grace: Duration) -> Result<Vec<String>, StoreError> {
+        let (node, _) = self.node()?;
+        let rows = self
+            .query(
+                "UPDATE nodes SET state = 'dead', epoch = epoch + 1 WHERE id IN (
+                     SELECT id FROM nodes WHERE id <> $1 AND state IN ('up', 'draining')
+                     AND lease_until < now() - make_interval(secs => $2)
+                     FOR UPDATE SKIP LOCKED
+                 ) RETURNING id",
+                params![node, grace.as_secs_f64()],
+            )
+            .await?;
+        rows.iter().map(|row| column(row, "id")).collect()
+    }
+
+    /// Deletes the runs of dead nodes whose creation did not finish: no client knows them.
+    pub async fn delete_unfinished_runs(&self) -> Result<(), StoreError> {
+        self.query(
+            "DELETE FROM runs USING nodes WHERE nodes.id = node AND state IN ('dead', 'removed')
+             AND status = 'creating' AND destroyed_at IS NULL",
+            params![],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Returns up to `limit` runs of dead nodes that have lost their sandbox and are not
+    /// recorded as destroyed yet.
+    pub async fn lost_runs(&self, limit: u32) -> Result<Vec<LostRun>, StoreError> {
+        let rows = self
+            .query(
+                "SELECT runs.id, node, status, COALESCE(last.seq, 0) AS seq,
+                     COALESCE(last.hmac, '') AS hmac
+                 FROM runs JOIN nodes ON nodes.id = node LEFT JOIN LATERAL (
+                     SELECT seq, hmac FROM audit WHERE run_id = runs.id ORDER BY seq DESC LIMIT 1
+                 ) AS last ON TRUE
+                 WHERE state IN ('dead', 'removed') AND destroyed_at IS NULL
+                 AND status IN ('running', 'failed') ORDER BY runs.id LIMIT $1",
+                params![i64::from(limit)],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(LostRun {
+                    id: parsed(row, "id", |text| text.parse().ok())?,
+                    node: column(row, "node")?,
+                    status: parsed(row, "status", Status::parse)?,
+                    log: LogState { seq: number(row, "seq")?, hmac: column(row, "hmac")? },
+                })
+            })
+            .collect()
+    }
+
+    /// Records the end of a run of a dead node, with the last entry of its audit log. Returns
+    /// false if another node has done so meanwhile, or the dead node is back.
+    pub async fn end_lost_run(
+        &self,
+        run: &LostRun,
+        reason: &str,
+        now: i64,
+        entry: AuditRow,
+    ) -> Result<bool, StoreError> {
+        let ended = self
+            .query(
+                "WITH ended AS (
+                     UPDATE runs SET status = 'destroyed', destroyed_at = $4, reason = $3,
+                         network = '', defaults = '{}'
+                     FROM nodes WHERE runs.id = $1 AND node = $2 AND nodes.id = node
+                     AND state IN ('dead', 'removed') AND destroyed_at IS NULL RETURNING runs.id
+                 )
+                 INSERT INTO audit (run_id, seq, ts, event, data, hmac)
+                 SELECT ended.id, $5, $6, $7, $8, $9 FROM ended
+                 ON CONFLICT DO NOTHING RETURNING run_id",
+                params![
+                    run.id.to_string(),
+                    run.node.clone(),
+                    reason.to_owned(),
+                    now,
+                    int(entry.seq),
+                    entry.ts,
+                    entry.event,
+                    entry.data,
+                    entry.hmac,
+                ],
+            )
+            .await?;
+        Ok(!ended.is_empty())
+    }
+}
+
+fn report_params(report: &NodeReport) -> super::SqlParams {
+    params![
+        report.url.clone(),
+        report.version.clone(),
+        report.has_linux,
+        report.interpreters.join(","),
+        int(report.cpus),
+        int(report.busy_cpus_permille),
+        int(report.mem_bytes),
+        int(report.mem_free_bytes),
+        int(report.disk_free_bytes),
+        int(report.pooled),
+        int(report.max_sandboxes),
+        int(report.max_tenant_runs),
+        int(report.max_tenant_snapshots),
+    ]
+}
+
+fn read(row: &Row) -> Result<NodeRow, StoreError> {
+    let interpreters: String = column(row, "interpreters")?;
+    Ok(NodeRow {
+        id: column(row, "id")?,
+        is_alive: column(row, "is_alive")?,
+        is_draining: column::<String>(row, "state")? == "draining",
+        overdue_ms: column(row, "overdue_ms")?,
+        runs: number(row, "runs")?,
+        report: NodeReport {
+            url: column(row, "url")?,
+            version: column(row, "version")?,
+            has_linux: column(row, "has_linux")?,
+            interpreters: interpreters
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            cpus: number(row, "cpus")?,
+            busy_cpus_permille: number(row, "busy_cpus_permille")?,
+            mem_bytes: number(row, "mem_bytes")?,
+            mem_free_bytes: number(row, "mem_free_bytes")?,
+            disk_free_bytes: number(row, "disk_free_bytes")?,
+            pooled: number(row, "pooled")?,
+            max_sandboxes: number(row, "max_sandboxes")?,
+            max_tenant_runs: number(row, "max_tenant_runs")?,
+            max_tenant_snapshots: number(row, "max_tenant_snapshots")?,
+        },
+    })
+}
+
+fn read_owner(row: &Row) -> Result<RunOwner, StoreError> {
+    Ok(RunOwner {
+        node: column(row, "node")?,
+        url: column(row, "url")?,
+        is_dead: column(row, "is_dead")?,
+        status: None,
+    })
+}

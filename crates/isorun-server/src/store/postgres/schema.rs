@@ -1,0 +1,204 @@
+//! The schema, as migration steps from an empty database to the current format.
+
+use deadpool_postgres::Pool;
+
+use super::{StoreError, error_of, unavailable};
+
+/// The key of the lock under which one process at a time migrates: "isorun" in ASCII.
+const MIGRATION_LOCK: i64 = 0x6973_6f72_756e;
+
+/// The migration steps, applied once each, in order. A released step is never changed.
+const STEPS: &[&str] = &["
+    CREATE TABLE cluster (
+        only_row BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (only_row),
+        secret TEXT NOT NULL,
+        authority_certificate TEXT NOT NULL,
+        authority_key TEXT NOT NULL
+    );
+    -- The epoch of a node is raised when it joins and when it is declared dead.
+    CREATE TABLE nodes (
+        id TEXT PRIMARY KEY,
+        epoch BIGINT NOT NULL,
+        state TEXT NOT NULL,
+        url TEXT NOT NULL,
+        lease_until TIMESTAMPTZ NOT NULL,
+        joined_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        version TEXT NOT NULL,
+        has_linux BOOLEAN NOT NULL,
+        interpreters TEXT NOT NULL,
+        cpus BIGINT NOT NULL,
+        busy_cpus_permille BIGINT NOT NULL,
+        mem_bytes BIGINT NOT NULL,
+        mem_free_bytes BIGINT NOT NULL,
+        disk_free_bytes BIGINT NOT NULL,
+        pooled BIGINT NOT NULL,
+        max_sandboxes BIGINT NOT NULL,
+        max_tenant_runs BIGINT NOT NULL,
+        max_tenant_snapshots BIGINT NOT NULL
+    );
+    CREATE TABLE keys (
+        id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        admin BOOLEAN NOT NULL,
+        created_at BIGINT NOT NULL,
+        revoked_at BIGINT
+    );
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY,
+        node TEXT NOT NULL REFERENCES nodes (id),
+        tenant TEXT NOT NULL,
+        image TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        status TEXT NOT NULL,
+        vcpus BIGINT NOT NULL,
+        mem_mib BIGINT NOT NULL,
+        disk_mib BIGINT NOT NULL,
+        timeout_ms BIGINT NOT NULL,
+        defaults TEXT NOT NULL,
+        network TEXT NOT NULL,
+        on_idle TEXT NOT NULL,
+        auto_resume BOOLEAN NOT NULL,
+        generation BIGINT NOT NULL DEFAULT 0,
+        create_ms BIGINT NOT NULL,
+        created_at BIGINT NOT NULL,
+        destroyed_at BIGINT,
+        reason TEXT,
+        cpu_ms BIGINT NOT NULL DEFAULT 0,
+        mem_peak_bytes BIGINT NOT NULL DEFAULT 0,
+        disk_used_bytes BIGINT NOT NULL DEFAULT 0,
+        audit_bytes BIGINT NOT NULL DEFAULT 0
+    );
+    CREATE INDEX runs_open_of_node ON runs (node, created_at) WHERE destroyed_at IS NULL;
+    CREATE INDEX runs_open_of_tenant ON runs (tenant) WHERE destroyed_at IS NULL;
+    CREATE INDEX runs_past ON runs (tenant, destroyed_at, id) WHERE destroyed_at IS NOT NULL;
+    CREATE INDEX runs_past_of_all ON runs (destroyed_at) WHERE destroyed_at IS NOT NULL;
+    CREATE TABLE audit (
+        run_id TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        ts TEXT NOT NULL,
+        event TEXT NOT NULL,
+        data TEXT NOT NULL,
+        hmac TEXT NOT NULL,
+        PRIMARY KEY (run_id, seq)
+    );
+    CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY,
+        node TEXT NOT NULL REFERENCES nodes (id),
+        tenant TEXT NOT NULL,
+        run_id TEXT NOT NULL,
+        image TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        vcpus BIGINT NOT NULL,
+        mem_mib BIGINT NOT NULL,
+        disk_mib BIGINT NOT NULL,
+        timeout_ms BIGINT NOT NULL,
+        defaults TEXT NOT NULL,
+        network TEXT NOT NULL,
+        on_idle TEXT NOT NULL,
+        auto_resume BOOLEAN NOT NULL,
+        size_bytes BIGINT NOT NULL,
+        created_at BIGINT NOT NULL
+    );
+    CREATE INDEX snapshots_of_tenant ON snapshots (tenant, created_at, id);
+    CREATE TABLE pulled_images (
+        node TEXT NOT NULL REFERENCES nodes (id),
+        digest TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        bytes BIGINT NOT NULL,
+        PRIMARY KEY (node, digest)
+    );
+    -- Totals of a tenant's destroyed runs, which are kept when runs are deleted, and the size
+    -- of the audit logs of those that were not deleted.
+    CREATE TABLE usage (
+        tenant TEXT PRIMARY KEY,
+        runs BIGINT NOT NULL DEFAULT 0,
+        cpu_ms BIGINT NOT NULL DEFAULT 0,
+        mem_mib_ms BIGINT NOT NULL DEFAULT 0,
+        audit_bytes BIGINT NOT NULL DEFAULT 0
+    );
+    CREATE FUNCTION count_ended_run() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO usage (tenant, runs, cpu_ms, mem_mib_ms, audit_bytes) VALUES (
+            NEW.tenant, 1, NEW.cpu_ms,
+            NEW.mem_mib * GREATEST(NEW.destroyed_at - NEW.created_at, 0), NEW.audit_bytes
+        ) ON CONFLICT (tenant) DO UPDATE SET
+            runs = usage.runs + 1, cpu_ms = usage.cpu_ms + excluded.cpu_ms,
+            mem_mib_ms = usage.mem_mib_ms + excluded.mem_mib_ms,
+            audit_bytes = usage.audit_bytes + excluded.audit_bytes;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER run_ended AFTER UPDATE OF destroyed_at ON runs FOR EACH ROW
+        WHEN (OLD.destroyed_at IS NULL AND NEW.destroyed_at IS NOT NULL)
+        EXECUTE FUNCTION count_ended_run();
+    CREATE FUNCTION forget_ended_run() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        DELETE FROM audit WHERE run_id = OLD.id;
+        IF OLD.destroyed_at IS NOT NULL THEN
+            UPDATE usage SET audit_bytes = GREATEST(audit_bytes - OLD.audit_bytes, 0)
+                WHERE tenant = OLD.tenant;
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER run_deleted AFTER DELETE ON runs FOR EACH ROW
+        EXECUTE FUNCTION forget_ended_run();
+    -- Limits hold for all nodes together: whoever adds a run waits for other additions of
+    -- the same tenant and to the same node, and then counts. Every addition takes the locks
+    -- in the same order.
+    CREATE FUNCTION admit_run() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+    DECLARE limits RECORD; BEGIN
+        SELECT max_tenant_runs, max_sandboxes INTO limits FROM nodes WHERE id = NEW.node;
+        PERFORM pg_advisory_xact_lock(hashtextextended('tenant ' || NEW.tenant, 0));
+        IF (SELECT COUNT(*) FROM runs WHERE tenant = NEW.tenant AND destroyed_at IS NULL)
+            >= limits.max_tenant_runs
+        THEN RAISE EXCEPTION 'too many runs of the tenant' USING ERRCODE = 'IR001'; END IF;
+        PERFORM pg_advisory_xact_lock(hashtextextended('node ' || NEW.node, 0));
+        IF (SELECT COUNT(*) FROM runs WHERE node = NEW.node AND destroyed_at IS NULL)
+            >= limits.max_sandboxes
+        THEN RAISE EXCEPTION 'too many runs of the node' USING ERRCODE = 'IR002'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER run_added BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION admit_run();
+    CREATE FUNCTION admit_snapshot() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+    DECLARE limits RECORD; BEGIN
+        SELECT max_tenant_snapshots INTO limits FROM nodes WHERE id = NEW.node;
+        PERFORM pg_advisory_xact_lock(hashtextextended('snapshots ' || NEW.tenant, 0));
+        IF (SELECT COUNT(*) FROM snapshots WHERE tenant = NEW.tenant)
+            >= limits.max_tenant_snapshots
+        THEN RAISE EXCEPTION 'too many snapshots of the tenant' USING ERRCODE = 'IR003'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER snapshot_added BEFORE INSERT ON snapshots FOR EACH ROW
+        EXECUTE FUNCTION admit_snapshot();
+"];
+
+/// Creates the schema or migrates it to the current format.
+pub async fn migrate(pool: &Pool) -> Result<(), StoreError> {
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let mut client = pool.get().await.map_err(unavailable)?;
+    let transaction = client.transaction().await.map_err(error_of)?;
+    // Of several nodes that start at the same time only one applies the steps.
+    let lock = "SELECT pg_advisory_xact_lock($1)";
+    transaction.execute(lock, &[&MIGRATION_LOCK]).await.map_err(error_of)?;
+    transaction
+        .batch_execute(
+            "CREATE SCHEMA IF NOT EXISTS isorun;
+             CREATE TABLE IF NOT EXISTS isorun.format (version BIGINT NOT NULL)",
+        )
+        .await
+        .map_err(error_of)?;
+    let found = transaction.query_opt("SELECT version FROM format", &[]).await.map_err(error_of)?;
+    let found: i64 = found.map_or(0, |row| row.get(0));
+    if found > known {
+        return Err(StoreError::TooNew { found, known });
+    }
+    if found < known {
+        for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+            transaction.batch_execute(step).await.map_err(error_of)?;
+        }
+        transaction.execute("DELETE FROM format", &[]).await.map_err(error_of)?;
+        transaction
+            .execute("INSERT INTO format (version) VALUES ($1)", &[&known])
+            .await
+            .map_err(error_of)?;
+    }
+    transaction.commit().await.map_err(error_of)
+}
