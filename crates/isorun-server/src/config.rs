@@ -10,6 +10,8 @@ use std::{
 
 pub use descriptors::{DescriptorBudget, open_descriptors};
 
+use crate::store::PostgresUrl;
+
 /// A server's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -39,6 +41,25 @@ pub struct Config {
     pub warm_copies: usize,
     /// If true, writes the local client configuration if there is none.
     pub write_client_config: bool,
+    /// The cluster that the server is a node of.
+    pub cluster: Option<ClusterConfig>,
+}
+
+/// The cluster of a server.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The database that its nodes share.
+    pub database: PostgresUrl,
+    /// Additional certificate authorities of the database's server.
+    pub database_roots: Option<PathBuf>,
+    /// The address of the socket for other nodes.
+    pub peer_listen: SocketAddr,
+    /// The URL at which other nodes reach that socket; by default of the address from which
+    /// the database is reached.
+    pub advertise: Option<String>,
+    /// The time without a renewal of its lease after which a node may be declared dead. It
+    /// is, after half as long again.
+    pub lease: Duration,
 }
 
 /// Network settings of all runs.
@@ -294,6 +315,7 @@ impl Config {
             warm: 0,
             warm_copies: 2,
             write_client_config: false,
+            cluster: None,
             data_dir,
         }
     }

@@ -6,7 +6,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | errors and checks of parameters | `error`, `validate`, `create_params` |
-//! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics` |
+//! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics`, `cluster` |
 //! | [`Core`], which owns them | this file; `start_engines` |
 //! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change` |
 //! | new runs | `new_sandbox`, `create`, `fork`, `snapshots` |
@@ -16,6 +16,7 @@ pub mod accounts;
 mod activity;
 mod archive;
 pub mod block_reports;
+pub mod cluster;
 mod cpu_weights;
 pub mod create;
 pub mod create_params;
@@ -56,6 +57,7 @@ use self::{
     accounts::{Accounts, agent_connections},
     archive::Archives,
     block_reports::BlockReporter,
+    cluster::{Cluster, Member},
     engines::{Engines, SandboxBase, Spec},
     error::{Error, ErrorKind},
     guard::Guard,
@@ -75,6 +77,8 @@ use crate::{
 /// The longest time that operations in progress may take to be recorded when the server
 /// stops.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time after which a client may retry at a node that is cut off or drained.
+const DRAINING_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// The sandboxes of a server, and everything that they need.
 pub struct Core {
@@ -89,6 +93,10 @@ pub struct Core {
     images: Images,
     state_dirs: StateDirs,
     archives: Archives,
+    /// The membership in a cluster; `None` for a server of one machine.
+    pub cluster: Option<Cluster>,
+    /// The URL at which other nodes reach this one.
+    node_url: Option<String>,
     /// Cancelled when the server stops and accepts no new runs.
     pub stopping: CancellationToken,
     /// Tasks that are independent of requests. Stopping waits for them.
@@ -98,30 +106,44 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens the data directory, and recovers the runs of an earlier server process.
+    /// Opens the data directory or joins the cluster, and recovers the runs of an earlier
+    /// server process. `member` is with the URL at which other nodes reach this one.
     pub async fn open(
         config: Config,
         engines: Arc<Engines>,
         reports: BlockReporter,
         lock: File,
+        member: Option<(Member, String)>,
     ) -> Result<Arc<Self>> {
-        let store = Store::open(&config.data_dir).with_context(|| {
-            format!("cannot open the data directory {}", config.data_dir.display())
-        })?;
-        let secret = Secret::open(&config.data_dir)?;
+        let (store, secret, cluster, node_url) = match member {
+            None => {
+                let store = Store::open(&config.data_dir).with_context(|| {
+                    format!("cannot open the data directory {}", config.data_dir.display())
+                })?;
+                (store, Secret::open(&config.data_dir)?, None, None)
+            }
+            Some((member, url)) => {
+                let secret = member.secret.clone();
+                let report = cluster::measure(&config, &engines, &url);
+                let cluster = member.join(&report).await.context("cannot join the cluster")?;
+                (cluster.database.clone().into(), secret, Some(cluster), Some(url))
+            }
+        };
         let accounts = Accounts::new(&config.limits);
         let server_limits = &config.limits.server;
         let guard = Arc::new(Guard::new(server_limits, server_limits.descriptors));
         let images = Images::open(&config, &store, &accounts, &guard)?;
         let core = Arc::new(Self {
             images,
-            runs: Arc::new(Runs::new(&config.limits)),
+            runs: Arc::new(Runs::new(&config.limits, cluster.is_some())),
             state_dirs: StateDirs::open(&config.data_dir)?,
             archives: Archives::new(Arc::clone(&engines), secret.clone()),
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             _lock: lock,
+            cluster,
+            node_url,
             accounts,
             guard,
             secret,
@@ -130,6 +152,8 @@ impl Core {
             config,
         });
         reports.start(&core);
+        // Before the recovery, which may take longer than the lease.
+        cluster::start(&core);
         recovery::recover(&core).await?;
         guard_thread::start(&core).context("cannot start the thread that guards the machine")?;
         core.tasks.spawn(retention::run(Arc::downgrade(&core)));
@@ -152,7 +176,31 @@ impl Core {
                 "the server is stopping: it accepts no new runs",
             ));
         }
+        if let Some(cluster) = &self.cluster {
+            if cluster.is_draining() {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "this server accepts no new runs, since its operator is draining it",
+                )
+                .after(DRAINING_RETRY_DELAY));
+            }
+            self.require_lease(cluster)?;
+        }
         self.guard.admit(tenant)
+    }
+
+    /// Fails if this is a node of a cluster whose lease has expired: the other nodes may have
+    /// declared it dead.
+    pub fn require_lease(&self, cluster: &Cluster) -> Result<(), Error> {
+        if cluster.has_lease() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "this server cannot reach the database of its cluster: sandboxes keep running, and \
+             can be read but not changed; try again later",
+        )
+        .after(DRAINING_RETRY_DELAY))
     }
 
     /// Measures a run, and fails unless the disk has room for a checkpoint of it.
@@ -218,6 +266,11 @@ impl Core {
     pub async fn close(self: &Arc<Self>) {
         self.stopping.cancel();
         self.end_sandboxes().await;
+        if let Some(cluster) = &self.cluster
+            && let Err(error) = cluster.database.leave().await
+        {
+            tracing::warn!(%error, "cannot leave the cluster");
+        }
         if !self.config.keep_sandboxes {
             // Waits until operations in progress are recorded.
             self.tasks.close();
@@ -226,10 +279,15 @@ impl Core {
         self.engines.shutdown().await;
     }
 
+    /// Reports whether the cluster has declared this node dead.
+    pub fn is_fenced(&self) -> bool {
+        self.cluster.as_ref().is_some_and(Cluster::is_fenced)
+    }
+
     /// Destroys all sandboxes, unless they are kept. Interpreters, which run in this process,
     /// are kept by hibernation.
     pub async fn end_sandboxes(self: &Arc<Self>) {
-        if self.config.keep_sandboxes {
+        if self.config.keep_sandboxes && !self.is_fenced() {
             hibernation::hibernate_interpreters(self).await;
         } else {
             destroy::destroy_all(self, "the server was stopped").await;

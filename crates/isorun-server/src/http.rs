@@ -8,6 +8,7 @@ mod code;
 mod connections;
 mod contexts;
 mod early;
+mod elsewhere;
 mod error;
 mod exec;
 mod extract;
@@ -21,6 +22,7 @@ mod network;
 mod observe;
 mod openapi;
 mod operations;
+mod peers;
 mod proxy;
 mod routes;
 mod runs;
@@ -32,11 +34,17 @@ use std::sync::Arc;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use code::fuzz_guest_event;
 pub use listen::Listener;
+pub use peers::Peers;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use proxy::fuzz_urls;
 pub use routes::document;
 
-use self::{auth::Rates, connections::Connections, metrics::RequestMetrics, proxy::PortClient};
+use self::{
+    auth::{KnownKeys, Rates},
+    connections::Connections,
+    metrics::RequestMetrics,
+    proxy::PortClient,
+};
 use crate::core::Core;
 
 /// The shared state of all handlers.
@@ -46,17 +54,21 @@ pub type App = Arc<Http>;
 pub struct Http {
     pub core: Arc<Core>,
     rates: Rates,
+    known_keys: KnownKeys,
     /// The client of the servers in sandboxes, for the URLs of their ports.
     ports: PortClient,
     connections: Arc<Connections>,
     metrics: RequestMetrics,
+    /// The connections with the other nodes of the cluster.
+    peers: Option<Peers>,
 }
 
 impl Http {
-    pub fn new(core: Arc<Core>) -> App {
+    pub fn new(core: Arc<Core>, peers: Option<Peers>) -> App {
         let limits = &core.config.limits;
         Arc::new(Self {
             rates: Rates::new(limits.requests),
+            known_keys: KnownKeys::default(),
             ports: PortClient::new(
                 Arc::clone(&core.engines),
                 Arc::clone(&core.runs),
@@ -64,6 +76,7 @@ impl Http {
             ),
             connections: Arc::new(Connections::new(&limits.server)),
             metrics: RequestMetrics::new(),
+            peers,
             core,
         })
     }

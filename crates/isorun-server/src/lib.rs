@@ -45,7 +45,7 @@ pub mod secret;
 pub mod store;
 mod strict_json;
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use anyhow::Result;
 use isorun_engine::Capabilities;
@@ -54,10 +54,10 @@ use utoipa::openapi::OpenApi;
 
 use self::{
     config::Config,
-    core::{Core, block_reports::BlockReporter},
-    http::{App, Http},
+    core::{Core, block_reports::BlockReporter, cluster::Member},
+    http::{App, Http, Peers},
     secret::Secret,
-    store::Store,
+    store::{Postgres, PostgresUrl, Store},
 };
 
 /// A bound socket that is not served yet.
@@ -91,9 +91,33 @@ impl Server {
     /// server process. The server holds the lock of the data directory.
     pub async fn open(config: Config, lock: File) -> Result<Self> {
         let reports = BlockReporter::default();
+        // First, so that a wrong option is reported at once.
+        let member = match &config.cluster {
+            Some(cluster) => Some(Member::connect(cluster, &config.data_dir).await?),
+            None => None,
+        };
         let engines = core::start_engines::start(&config, Arc::new(reports.clone())).await?;
-        let core = Core::open(config, Arc::new(engines), reports, lock).await?;
-        Ok(Self(Http::new(core)))
+        let peers = match member.as_ref().zip(config.cluster.as_ref()) {
+            Some((member, cluster)) => Some(Peers::bind(cluster, &member.identity).await?),
+            None => None,
+        };
+        let member = member.zip(peers.as_ref().map(Peers::url));
+        let core = Core::open(config, Arc::new(engines), reports, lock, member).await?;
+        Ok(Self(Http::new(core, peers)))
+    }
+
+    /// Reports whether the cluster has declared this node dead: it has to be started again.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.0.core.is_fenced()
+    }
+
+    /// Returns the id of this node, and the URL at which other nodes reach it; `None` if it is
+    /// not in a cluster.
+    #[must_use]
+    pub fn node(&self) -> Option<(String, String)> {
+        let cluster = self.0.core.cluster.as_ref()?;
+        Some((cluster.node.to_string(), self.0.core.node_report()?.url))
     }
 
     /// Returns the configuration.
@@ -142,6 +166,14 @@ impl Server {
     pub async fn close(&self) {
         self.0.core.close().await;
     }
+}
+
+/// Opens the database and the secret of a cluster, without joining it. `roots` is a file with
+/// additional certificate authorities of the database's server.
+pub async fn open_cluster(url: &PostgresUrl, roots: Option<&Path>) -> Result<(Postgres, Secret)> {
+    let (database, secrets) = core::cluster::open_database(url, roots).await?;
+    let secret = Secret::parse(&secrets.secret)?;
+    Ok((database, secret))
 }
 
 /// Returns the OpenAPI description of the HTTP API.

@@ -1,6 +1,8 @@
 //! The command line: one file for each subcommand.
 
 mod audit;
+mod cluster;
+mod cluster_args;
 mod code;
 mod cp;
 mod create;
@@ -15,6 +17,7 @@ mod logs;
 mod ls;
 mod mcp;
 mod net;
+mod node;
 mod pages;
 mod ps;
 mod rm;
@@ -158,6 +161,12 @@ enum Command {
     /// Verify that the audit logs were not changed, on the server's machine
     Audit(audit::AuditArgs),
 
+    /// List, drain and remove the servers of a cluster
+    Node(node::NodeArgs),
+
+    /// Check a cluster
+    Cluster(cluster::ClusterCommandArgs),
+
     /// Check whether this machine can run sandboxes, and with which isolation
     Doctor(doctor::DoctorArgs),
 
@@ -238,6 +247,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logs(args) => block_on(logs::run(args, connect(server)?)),
         Command::Stats(args) => block_on(stats::run(args, connect(server)?)),
         Command::Audit(args) => audit::run(args),
+        Command::Node(args) => node::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { command } => pages::man(command.as_deref()),

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub failed_creates: Counter,
     pub destroyed: Counter,
     pub died: Counter,
+    /// Runs of dead nodes of the cluster whose end this server has recorded.
+    pub lost: Counter,
     pub create_seconds: Histogram,
     pub execs: Counter,
     pub exec_timeouts: Counter,
@@ -39,6 +41,7 @@ impl Metrics {
         let failed_creates = counter("run_creates_failed", "Runs that could not be created");
         let destroyed = counter("runs_destroyed", "Runs that were destroyed");
         let died = counter("sandboxes_died", "Sandboxes that exited unexpectedly");
+        let lost = counter("runs_lost", "Runs of dead nodes whose loss this server recorded");
         let execs = counter("execs", "Commands that were run");
         let blocked = counter("connections_blocked", "Connections of sandboxes that were blocked");
         let exec_timeouts = counter("exec_timeouts", "Commands that exceeded their timeout");
@@ -57,6 +60,7 @@ impl Metrics {
             failed_creates,
             destroyed,
             died,
+            lost,
             create_seconds,
             execs,
             exec_timeouts,

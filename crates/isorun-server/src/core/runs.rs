@@ -26,10 +26,14 @@ pub struct Runs {
     max_total: usize,
     /// The largest number of runs of a tenant.
     max_per_tenant: usize,
+    /// The error for a tenant with as many: in a cluster, another node may have room.
+    tenant_full: ErrorKind,
 }
 
 impl Runs {
-    pub fn new(limits: &Limits) -> Self {
+    /// Creates an empty set. `in_cluster`: the limit of a tenant's runs holds for all nodes
+    /// together, which the database checks; here, a tenant has a share of this node.
+    pub fn new(limits: &Limits, in_cluster: bool) -> Self {
         let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
         let share = share_of(limits.server.sandboxes, limits.server.tenant_share);
         Self {
@@ -37,6 +41,7 @@ impl Runs {
             slots: Mutex::default(),
             max_total: number(limits.server.sandboxes),
             max_per_tenant: limits.runs.min(number(share)),
+            tenant_full: if in_cluster { ErrorKind::Unavailable } else { ErrorKind::TooManyRuns },
         }
     }
 
@@ -78,7 +83,7 @@ impl Runs {
                 1 => format!("too many runs: at most {max} are allowed; destroy one first"),
                 _ => format!("cannot create {count} more runs: the limit is {max} runs at once"),
             };
-            return Err(Error::new(ErrorKind::TooManyRuns, message).after(Duration::from_secs(1)));
+            return Err(Error::new(self.tenant_full, message).after(Duration::from_secs(1)));
         }
         if all.saturating_add(count) > self.max_total {
             return Err(Error::new(
@@ -150,7 +155,7 @@ mod tests {
         limits.runs = 3;
         limits.server.sandboxes = 64;
         limits.server.tenant_share = 50;
-        let runs = Runs::new(&limits);
+        let runs = Runs::new(&limits, false);
         let two = runs.reserve("a", 2).unwrap();
         let refused = |error: Option<Error>| error.map(|error| error.kind);
         assert_eq!(refused(runs.reserve("a", 2).err()), Some(ErrorKind::TooManyRuns));

@@ -1,6 +1,11 @@
 //! Authentication and rate limits: the bearer key, its tenant, and its request rate.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -9,12 +14,19 @@ use axum::{
     response::Response,
 };
 use governor::{DefaultKeyedRateLimiter, Quota, clock::Clock as _};
+use isorun_peers::Peer;
 
 use super::{
     App,
     error::{ApiError, Code},
     limits,
 };
+use crate::store::{KeyRow, Store, StoreError};
+
+/// The maximum number of known keys.
+const MAX_KNOWN_KEYS: usize = 10_000;
+/// The time in which a key is known after it was last found in the database.
+const KNOWN_KEY_LIFETIME: Duration = Duration::from_secs(600);
 
 /// The authenticated sender of a request.
 #[derive(Clone, Debug)]
@@ -55,7 +67,10 @@ pub async fn require_key(
 ) -> Result<Response, ApiError> {
     let caller = authenticate(&app, request.headers()).await?;
     limits::attribute(&app, request.extensions(), &caller.tenant)?;
-    app.rates.check(&caller.key)?;
+    // A request of another node was counted there.
+    if request.extensions().get::<Peer>().is_none() {
+        app.rates.check(&caller.key)?;
+    }
     let mut request = limits::count_body(&app, request, &caller.tenant)?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
@@ -78,14 +93,42 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError
     // The same message for every invalid key, so that it reveals nothing.
     let invalid_key = || unauthorized("the API key is not valid on this server, or was revoked");
     let id = app.core.secret.verify_key(key).ok_or_else(invalid_key)?;
-    let row = app
-        .core
-        .store
-        .key(&id)
-        .await?
-        .filter(|row| row.revoked_at.is_none())
-        .ok_or_else(invalid_key)?;
+    let row = app.known_keys.find(&app.core.store, &id).await?;
+    let row = row.filter(|row| row.revoked_at.is_none()).ok_or_else(invalid_key)?;
     Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
+}
+
+/// The keys of recent requests, for the time in which the database of the cluster does not
+/// respond: their runs can still be read.
+#[derive(Default)]
+pub struct KnownKeys(Mutex<HashMap<String, (KeyRow, Instant)>>);
+
+impl KnownKeys {
+    /// Returns a key, which may be revoked.
+    async fn find(&self, store: &Store, id: &str) -> Result<Option<KeyRow>, StoreError> {
+        let found = store.key(id).await;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(Some(row)) => {
+                if known.len() >= MAX_KNOWN_KEYS && !known.contains_key(id) {
+                    known.retain(|_, (_, since)| since.elapsed() < KNOWN_KEY_LIFETIME / 2);
+                }
+                if known.len() < MAX_KNOWN_KEYS {
+                    known.insert(id.to_owned(), (row.clone(), Instant::now()));
+                }
+                Ok(Some(row))
+            }
+            Ok(None) => {
+                known.remove(id);
+                Ok(None)
+            }
+            Err(error @ StoreError::Unavailable(_)) => match known.get(id) {
+                Some((row, since)) if since.elapsed() < KNOWN_KEY_LIFETIME => Ok(Some(row.clone())),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The request rates of all keys.

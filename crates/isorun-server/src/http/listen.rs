@@ -80,6 +80,14 @@ impl Listener {
             let app = app.clone();
             async move { app.rates.forget_idle().await }
         });
+        let peers = tokio::spawn({
+            let (app, finishing) = (app.clone(), finishing.clone());
+            async move {
+                if let Some(peers) = &app.peers {
+                    peers.serve(routes::service(&app), finishing).await;
+                }
+            }
+        });
         let socket =
             tokio::net::TcpListener::from_std(self.socket).context("cannot serve the socket")?;
         let setup = connections::ServeOptions {
@@ -92,6 +100,7 @@ impl Listener {
             closing,
         };
         connections::accept(socket, setup).await;
+        let _ = peers.await;
         rate_cleanup.abort();
         stopping.abort();
         Ok(())

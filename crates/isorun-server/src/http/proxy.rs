@@ -35,6 +35,7 @@ use self::access::AccessDecision;
 use super::{
     App,
     auth::Caller,
+    elsewhere,
     error::{ApiError, Code},
     limits,
 };
@@ -68,7 +69,10 @@ pub async fn anonymous(
              API key",
         ));
     }
-    let run = app.core.runs.get(&url.run).ok_or_else(|| no_such_run(&url))?;
+    let Some(run) = app.core.runs.get(&url.run) else {
+        let forwarded = elsewhere::forward_to_port(&app, &url.run, request).await?;
+        return forwarded.map_err(|_| no_such_run(&url));
+    };
     match access::check_access(&run.defaults.urls, &url, &request)? {
         AccessDecision::Open => {
             limits::attribute(&app, request.extensions(), &run.tenant)?;

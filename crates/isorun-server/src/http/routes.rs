@@ -6,8 +6,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, audit_log, auth, code, contexts, early, exec, files, health, limits, metrics, network,
-    observe, openapi,
+    App, audit_log, auth, code, contexts, early, elsewhere, exec, files, health, limits, metrics,
+    network, observe, openapi,
     operations::{self, Operations},
     proxy, runs, shell, state,
 };
@@ -73,7 +73,9 @@ pub fn service(app: &App) -> Router {
     let key = middleware::from_fn_with_state(app.clone(), auth::require_key);
     let operations = Operations::of(&document());
     let known = middleware::from_fn_with_state(operations, operations::check);
-    let keyed = keyed().route_layer(known).merge(proxied()).route_layer(key);
+    let elsewhere = middleware::from_fn_with_state(app.clone(), elsewhere::forward);
+    let keyed = keyed().route_layer(known).merge(proxied());
+    let keyed = keyed.route_layer(elsewhere).route_layer(key);
     let (router, _) = open().merge(keyed).split_for_parts();
     router
         .route("/sb/{*place}", any(proxy::anonymous))

@@ -1,15 +1,22 @@
 //! Routes of runs, their history and their usage.
 
-use axum::{Json as JsonResponse, extract::State};
+use std::time::Duration;
+
+use axum::{
+    Json as JsonResponse,
+    extract::{Request, State},
+};
 use isorun_api::{
     DestroyStats, ErrorBody, History, NetworkChange, NewRun, Patch, Run, RunId, RunList, RunStats,
     Usage,
 };
+use isorun_peers::Peer;
 use serde::Deserialize;
 
 use super::{
     App,
     auth::Caller,
+    elsewhere,
     error::ApiError,
     extract::{Json, OwnedRun, Params},
     proxy::TOKEN_NAME,
@@ -22,9 +29,10 @@ use crate::{
         create_params::CreateParams,
         destroy,
         error::Error,
-        live_run::{LiveRun, UrlAccess},
+        live_run::{Defaults, LiveRun, UrlAccess},
         network_change, validate,
     },
+    store::RunRow,
 };
 
 /// The largest number of runs in a response of the history.
@@ -33,25 +41,34 @@ const MAX_HISTORY_RUNS: u32 = 1000;
 /// Returns the description for the API.
 pub fn describe(run: &LiveRun, config: &Config) -> Run {
     Run {
-        id: run.id.clone(),
         status: run.status(),
-        image: run.row.image.clone(),
-        region: config.region.clone(),
-        vcpus: run.row.vcpus,
-        mem_mib: run.row.mem_mib,
-        disk_mib: run.row.disk_mib,
-        create_ms: run.row.create_ms,
-        created_at: clock::rfc3339(run.row.created_at),
         timeout: run.activity.timeout().as_secs_f64(),
-        port_url: port_url(run, config),
-        on_idle: run.row.on_idle,
-        auto_resume: run.row.auto_resume,
+        ..describe_row(&run.row, &run.defaults, config)
     }
 }
 
-/// Returns the URL of its ports for access without an API key, if that is enabled.
-fn port_url(run: &LiveRun, config: &Config) -> Option<String> {
-    let token = match &run.defaults.urls {
+/// Returns the description of a run as it is stored.
+fn describe_row(row: &RunRow, defaults: &Defaults, config: &Config) -> Run {
+    Run {
+        id: row.id.clone(),
+        status: row.status,
+        image: row.image.clone(),
+        region: config.region.clone(),
+        vcpus: row.vcpus,
+        mem_mib: row.mem_mib,
+        disk_mib: row.disk_mib,
+        create_ms: row.create_ms,
+        created_at: clock::rfc3339(row.created_at),
+        timeout: Duration::from_millis(row.timeout_ms).as_secs_f64(),
+        port_url: port_url(&row.id, &defaults.urls, config),
+        on_idle: row.on_idle,
+        auto_resume: row.auto_resume,
+    }
+}
+
+/// Returns the URL of a run's ports for access without an API key, if that is enabled.
+fn port_url(id: &RunId, urls: &UrlAccess, config: &Config) -> Option<String> {
+    let token = match urls {
         _ if !config.urls.anonymous => return None,
         UrlAccess::Off => return None,
         UrlAccess::Open => String::new(),
@@ -59,9 +76,9 @@ fn port_url(run: &LiveRun, config: &Config) -> Option<String> {
     };
     Some(match &config.urls.base {
         Some((scheme, name)) => {
-            format!("{scheme}://{}.{name}/sb/p/{{port}}/{token}", run.id)
+            format!("{scheme}://{id}.{name}/sb/p/{{port}}/{token}")
         }
-        None => format!("/sb/{}/p/{{port}}/{token}", run.id),
+        None => format!("/sb/{id}/p/{{port}}/{token}"),
     })
 }
 
@@ -98,9 +115,22 @@ pub async fn create_run(
     get, path = "/v1/runs", tag = "runs", operation_id = "list_runs",
     responses((status = 200, body = RunList)),
 )]
-pub async fn list(State(app): State<App>, caller: Caller) -> JsonResponse<RunList> {
-    let runs = app.core.runs.list(Some(&caller.tenant));
-    JsonResponse(RunList { runs: runs.iter().map(|run| describe(run, &app.core.config)).collect() })
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<JsonResponse<RunList>, ApiError> {
+    let config = &app.core.config;
+    let here = app.core.runs.list(Some(&caller.tenant));
+    let elsewhere = app.core.store.runs_elsewhere(&caller.tenant).await?;
+    let mut runs: Vec<(i64, Run)> =
+        here.iter().map(|run| (run.row.created_at, describe(run, config))).collect();
+    // One of this node's own may have arrived here meanwhile.
+    for row in elsewhere.iter().filter(|row| here.iter().all(|run| run.id != row.id)) {
+        let defaults = Defaults::parse(&row.defaults);
+        runs.push((row.created_at, describe_row(row, &defaults, config)));
+    }
+    runs.sort_by(|(a, x), (b, y)| (a, &x.id).cmp(&(b, &y.id)));
+    Ok(JsonResponse(RunList { runs: runs.into_iter().map(|(_, run)| run).collect() }))
 }
 
 /// Get a run
@@ -246,8 +276,16 @@ pub async fn history(
 pub async fn usage(
     State(app): State<App>,
     caller: Caller,
+    request: Request,
 ) -> Result<JsonResponse<Usage>, ApiError> {
-    let mut usage = app.core.store.past_usage(&caller.tenant).await?;
+    // Another node that adds up the usage of all nodes asks for that of this one only.
+    let is_part = request.extensions().get::<Peer>().is_some();
+    let mut usage = if is_part {
+        Usage::default()
+    } else {
+        let past = app.core.store.past_usage(&caller.tenant).await?;
+        elsewhere::add_usage(&app, request.headers(), past).await
+    };
     for run in app.core.runs.list(Some(&caller.tenant)) {
         usage.active_sandboxes += 1;
         let gib = run.row.mem_mib as f64 / 1024.0;

@@ -17,13 +17,16 @@ use isorun_server::{
     store::{AuditRow, ChainError, Store, Verifier},
 };
 
-use super::{DataArgs, table};
+use super::{DataArgs, cluster_args::ClusterArgs, table};
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub struct AuditArgs {
     #[command(flatten)]
     data: DataArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     #[command(subcommand)]
     command: AuditCommand,
@@ -45,30 +48,32 @@ enum AuditCommand {
 const ENTRIES_PER_PAGE: u32 = 1000;
 
 pub fn run(args: AuditArgs) -> Result<ExitCode, Failure> {
-    let dir = args.data.existing()?;
-    let mut verifier = Verifier::new(Secret::open(&dir)?);
-    let AuditCommand::Verify { file } = args.command;
-    let problems = match file {
-        Some(file) => verify_file(&mut verifier, &file)?,
-        None => {
-            let mut problems = Vec::new();
-            super::block_on(async {
-                problems = verify_database(&mut verifier, &dir).await?;
-                Ok(ExitCode::SUCCESS)
-            })?;
-            problems
+    super::block_on(async move {
+        let (store, secret) = match args.cluster.open().await? {
+            Some((database, secret)) => (Store::from(database), secret),
+            None => {
+                let dir = args.data.existing()?;
+                let store = Store::open(&dir).context("cannot open the data directory")?;
+                (store, Secret::open(&dir)?)
+            }
+        };
+        let mut verifier = Verifier::new(secret);
+        let AuditCommand::Verify { file } = args.command;
+        let problems = match file {
+            Some(file) => verify_file(&mut verifier, &file)?,
+            None => verify_database(&mut verifier, &store).await?,
+        };
+        for problem in &problems {
+            eprintln!("error: {problem}");
         }
-    };
-    for problem in &problems {
-        eprintln!("error: {problem}");
-    }
-    table::line(&format!(
-        "{} entries in {} logs hold, {} logs do not",
-        verifier.entries(),
-        verifier.logs() - problems.len().min(verifier.logs()),
-        problems.len(),
-    ))?;
-    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        table::line(&format!(
+            "{} entries in {} logs hold, {} logs do not",
+            verifier.entries(),
+            verifier.logs() - problems.len().min(verifier.logs()),
+            problems.len(),
+        ))?;
+        Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 /// Verifies a file with the entries of any number of sandboxes. It cannot be detected whether
@@ -100,15 +105,14 @@ fn verify_file(verifier: &mut Verifier, file: &Path) -> Result<Vec<String>, Fail
 }
 
 /// Verifies every log in the database.
-async fn verify_database(verifier: &mut Verifier, dir: &Path) -> anyhow::Result<Vec<String>> {
-    let store = Store::open(dir)?;
+async fn verify_database(verifier: &mut Verifier, store: &Store) -> anyhow::Result<Vec<String>> {
     let mut problems = Vec::new();
     for (run, ended) in store.audited_runs().await? {
         let Ok(id) = run.parse::<RunId>() else {
             problems.push(format!("not a valid sandbox id: {run}"));
             continue;
         };
-        if let Err(problem) = verify_log(verifier, &store, &id, ended).await? {
+        if let Err(problem) = verify_log(verifier, store, &id, ended).await? {
             problems.push(problem.to_string());
         }
     }

@@ -1,5 +1,5 @@
 //! `isorun keys`: the API keys of a server. Works on the server's data directory, on its
-//! machine, whether the server is running or not.
+//! machine, whether the server is running or not; or on the database of a cluster.
 
 use std::process::ExitCode;
 
@@ -12,13 +12,16 @@ use isorun_server::{
     store::{KeyRow, Store},
 };
 
-use super::{DataArgs, table};
+use super::{DataArgs, cluster_args::ClusterArgs, table};
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub struct KeysArgs {
     #[command(flatten)]
     data: DataArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     #[command(subcommand)]
     command: KeysCommand,
@@ -56,14 +59,19 @@ enum KeysCommand {
 }
 
 pub fn run(args: KeysArgs) -> Result<ExitCode, Failure> {
-    let dir = args.data.dir()?;
     super::block_on(async move {
-        data_dir::restrict_umask();
-        data_dir::prepare(&dir)?;
-        let store = Store::open(&dir).context("cannot open the data directory")?;
+        let (store, secret) = match args.cluster.open().await? {
+            Some((database, secret)) => (Store::from(database), secret),
+            None => {
+                let dir = args.data.dir()?;
+                data_dir::restrict_umask();
+                data_dir::prepare(&dir)?;
+                let store = Store::open(&dir).context("cannot open the data directory")?;
+                (store, Secret::open(&dir)?)
+            }
+        };
         match args.command {
             KeysCommand::Create { name, tenant, region, admin } => {
-                let secret = Secret::open(&dir)?;
                 let key = create(&store, &secret, &region, &name, tenant, admin).await?;
                 table::line(&key)
             }

@@ -8,11 +8,16 @@ use isorun_api::DEFAULT_ADDRESS;
 use isorun_engine::SandboxSpec;
 use isorun_server::{
     Listening, Server,
-    config::{Config, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig, PullPolicy, Urls},
+    config::{
+        ClusterConfig, Config, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig,
+        PullPolicy, Urls,
+    },
     data_dir, secret,
 };
 
-use super::{DataArgs, create::duration, keys, server_limits::ServerLimitArgs};
+use super::{
+    DataArgs, cluster_args::ClusterArgs, create::duration, keys, server_limits::ServerLimitArgs,
+};
 use crate::{client::config::ClientConfig, failure::Failure};
 
 /// The upper bound of the default disk limit of a sandbox, in MiB.
@@ -83,6 +88,29 @@ pub struct ServeArgs {
     /// and a port, such as http://localhost:7676, if clients do not use https and its default port
     #[arg(long, value_name = "DOMAIN", value_parser = domain, help_heading = "URLs of sandboxes")]
     domain: Option<(String, String)>,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    /// The address to listen on for the other servers of the cluster, which authenticate each other
+    /// by certificates
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "0.0.0.0:7677",
+        help_heading = "Cluster"
+    )]
+    peer_listen: SocketAddr,
+
+    /// The URL at which the other servers of the cluster reach --peer-listen, such as
+    /// https://10.0.0.7:7677 [default: the address from which this machine reaches the database]
+    #[arg(long, value_name = "URL", requires = "cluster", help_heading = "Cluster")]
+    advertise: Option<String>,
+
+    /// The time without contact to the database after which this server changes no sandboxes;
+    /// half as long after that, the other servers declare its running sandboxes lost
+    #[arg(long, value_name = "DURATION", value_parser = lease, default_value = "15s", help_heading = "Cluster")]
+    lease: Duration,
 
     /// Disable URLs that need no API key
     #[arg(long, help_heading = "URLs of sandboxes")]
@@ -273,7 +301,28 @@ fn config(args: ServeArgs) -> Result<Config, Failure> {
         warm: args.warm.into(),
         warm_copies: args.warm_copies.into(),
         write_client_config: !args.no_client_config,
+        cluster: cluster(args.cluster, args.peer_listen, args.advertise, args.lease),
     })
+}
+
+fn cluster(
+    selected: ClusterArgs,
+    peer_listen: SocketAddr,
+    advertise: Option<String>,
+    lease: Duration,
+) -> Option<ClusterConfig> {
+    let database = selected.cluster?;
+    let database_roots = selected.cluster_roots;
+    Some(ClusterConfig { database, database_roots, peer_listen, advertise, lease })
+}
+
+/// Parses the lease time, from a second to ten minutes.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if (Duration::from_secs(1)..=Duration::from_secs(600)).contains(&lease) {
+        return Ok(lease);
+    }
+    Err("specify a time from 1s to 10m".to_owned())
 }
 
 /// Parses a domain with an optional scheme and port. Returns the scheme, and the rest.
@@ -337,6 +386,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let served = listening.serve(&server).await;
     server.close().await;
     signal_handler.abort();
+    if server.is_fenced() {
+        anyhow::bail!(
+            "the cluster declared this server dead, since it could not renew its lease: its \
+             sandboxes are lost. Start it again"
+        );
+    }
     served
 }
 
@@ -384,6 +439,9 @@ fn print_welcome(server: &Server, listening: &Listening, written: Option<PathBuf
         images => println!("interpreters: {}", images.join(", ")),
     }
     println!("data:   {}", server.config().data_dir.display());
+    if let (Some((node, url)), Some(cluster)) = (server.node(), &server.config().cluster) {
+        println!("node:   {node} of {}, for other nodes at {url}", cluster.database);
+    }
     println!();
     match written {
         Some(path) => {

@@ -6,6 +6,7 @@
 
 mod audit;
 mod bad_input;
+mod cluster;
 mod code;
 mod command;
 mod credentials;

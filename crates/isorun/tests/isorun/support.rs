@@ -1,5 +1,6 @@
 //! What the tests share: servers and their clients, services outside of sandboxes, WebSockets.
 
+pub mod cluster;
 pub mod server;
 pub mod services;
 pub mod sockets;

@@ -394,7 +394,7 @@ fn built_runtimes() -> PathBuf {
 
 fn program_in(program: &Path, data: &TempDir, home: &TempDir) -> std::process::Command {
     let mut command = std::process::Command::new(program);
-    for name in ["ISORUN_API_URL", "ISORUN_API_KEY", "ISORUN_LOG"] {
+    for name in ["ISORUN_API_URL", "ISORUN_API_KEY", "ISORUN_CLUSTER", "ISORUN_LOG"] {
         command.env_remove(name);
     }
     command.env("ISORUN_DATA_DIR", data.path()).env("XDG_CONFIG_HOME", home.path());

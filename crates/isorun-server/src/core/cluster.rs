@@ -1,0 +1,123 @@
+//! This server as a node of a cluster: its lease, what it knows of the other nodes, and the
+//! choice of a node for a new run.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `member` | joining: the id of the node, the secrets of the cluster, its certificate |
+//! | `membership` | the task that renews the lease and declares other nodes dead |
+//! | `report` | what a node reports of itself |
+//! | `placement` | the choice of a node |
+//!
+//! A node holds a lease in the database, which it renews. Both sides measure its time by
+//! their own clocks, and the node begins before the database does; so a node knows that its
+//! lease has expired before any other node can, whatever their clocks show:
+//!
+//! ```text
+//!  node      ├─ renews ──────── lease time ─────────┤ refuses changes of its runs
+//!  database     ├──────────────── lease time ──────────┤── grace ──┤ declared dead
+//! ```
+
+mod member;
+mod membership;
+mod placement;
+mod report;
+
+use std::{
+    sync::{Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use isorun_peers::NodeId;
+
+pub use self::{
+    member::{Member, open_database},
+    membership::start,
+    placement::{Needs, choose},
+    report::measure,
+};
+use crate::store::{NodeRow, Postgres};
+
+/// The part of the lease time that passes between two renewals.
+const RENEWALS_PER_LEASE: u32 = 5;
+
+/// A server's membership in a cluster.
+pub struct Cluster {
+    pub node: NodeId,
+    pub database: Postgres,
+    /// The lease time.
+    lease: Duration,
+    state: RwLock<LeaseState>,
+    /// The nodes at the last renewal.
+    nodes: RwLock<Vec<NodeRow>>,
+    /// The runs that this node has placed since then, by node.
+    placed: Mutex<Vec<(String, u64)>>,
+}
+
+/// The state of a node's lease.
+#[derive(Clone, Copy, Debug)]
+struct LeaseState {
+    /// The beginning of the last successful renewal.
+    renewed: Instant,
+    /// The beginning of the first renewal since which all were successful.
+    unbroken_since: Option<Instant>,
+    /// True after another node has declared this one dead.
+    is_fenced: bool,
+}
+
+impl Cluster {
+    pub fn new(node: NodeId, database: Postgres, lease: Duration, joined: Instant) -> Self {
+        let state = LeaseState { renewed: joined, unbroken_since: Some(joined), is_fenced: false };
+        Self {
+            node,
+            database,
+            lease,
+            state: RwLock::new(state),
+            nodes: RwLock::default(),
+            placed: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> LeaseState {
+        *self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports whether the lease is valid: only then this node may change its runs.
+    pub fn has_lease(&self) -> bool {
+        let state = self.state();
+        !state.is_fenced && state.renewed.elapsed() < self.lease
+    }
+
+    /// Reports whether another node has declared this one dead.
+    pub fn is_fenced(&self) -> bool {
+        self.state().is_fenced
+    }
+
+    /// Reports whether the operator has asked this node to accept no new runs.
+    pub fn is_draining(&self) -> bool {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().any(|node| node.id == self.node.as_str() && node.is_draining)
+    }
+
+    /// Returns the nodes at the last renewal.
+    pub fn nodes(&self) -> Vec<NodeRow> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Chooses a node for a new run, among those that are not excluded.
+    pub fn place(&self, needs: &Needs<'_>, excluded: &[String]) -> Option<NodeRow> {
+        let nodes = self.nodes();
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let random = |below: usize| {
+            let mut bytes = [0; 8];
+            // Without random numbers the first nodes are compared.
+            let _ = getrandom::fill(&mut bytes);
+            usize::try_from(u64::from_ne_bytes(bytes) % below.max(1) as u64).unwrap_or(0)
+        };
+        let chosen = choose(&nodes, self.node.as_str(), needs, excluded, &placed, random)?.clone();
+        match placed.iter_mut().find(|(node, _)| *node == chosen.id) {
+            Some((_, count)) => *count += 1,
+            None => placed.push((chosen.id.clone(), 1)),
+        }
+        Some(chosen)
+    }
+}

@@ -1,0 +1,130 @@
+//! The task that renews the lease of this node, declares other nodes dead whose leases have
+//! expired, and records the end of their runs.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{
+    super::{Core, destroy},
+    Cluster, LeaseState, RENEWALS_PER_LEASE,
+};
+use crate::{
+    clock,
+    store::{Event, StoreError, following_entry},
+};
+
+/// The number of lost runs that are recorded at a time.
+const LOST_RUNS_PER_BATCH: u32 = 50;
+
+/// Starts the task, which runs until the server stops.
+pub fn start(core: &Arc<Core>) {
+    if core.cluster.is_some() {
+        // Not one of the core's tasks, since it renews the lease while they end.
+        tokio::spawn(run(Arc::downgrade(core)));
+    }
+}
+
+async fn run(core: std::sync::Weak<Core>) {
+    loop {
+        let Some(core) = core.upgrade() else { return };
+        let Some(cluster) = &core.cluster else { return };
+        let interval = cluster.lease / RENEWALS_PER_LEASE;
+        let started = Instant::now();
+        match renew(&core, cluster, interval * 2).await {
+            Ok(()) => {
+                cluster.set_renewed(started);
+                if let Err(error) = survey(&core, cluster).await {
+                    tracing::warn!(%error, "cannot survey the cluster");
+                }
+            }
+            Err(StoreError::Fenced) => {
+                cluster.set_fenced();
+                tracing::error!(
+                    "this node was declared dead by its cluster: its running sandboxes are lost, \
+                     and the server stops. It can be started again"
+                );
+                core.stopping.cancel();
+                destroy::destroy_all(&core, "its node was cut off from the cluster").await;
+                return;
+            }
+            Err(error) => {
+                cluster.set_interrupted();
+                tracing::warn!(%error, "cannot renew the lease of this node");
+            }
+        }
+        let next = interval.saturating_sub(started.elapsed());
+        drop(core);
+        tokio::time::sleep(next).await;
+    }
+}
+
+async fn renew(core: &Core, cluster: &Cluster, limit: Duration) -> Result<(), StoreError> {
+    let report = core.node_report().unwrap_or_default();
+    let renewing = cluster.database.renew(&report, cluster.lease);
+    let renewed = timeout(limit, renewing)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("it did not respond in time".to_owned())));
+    cluster.database.set_down(matches!(renewed, Err(StoreError::Unavailable(_))));
+    renewed
+}
+
+/// Reads what the other nodes report, and handles those that are dead.
+async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
+    let nodes = cluster.database.nodes().await?;
+    *cluster.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    cluster.placed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let database = &cluster.database;
+    // After the database was away, the leases of all nodes have expired. They get as much time
+    // to renew them as they have without that.
+    let grace = cluster.lease / 2;
+    let may_declare =
+        cluster.state().unbroken_since.is_some_and(|since| since.elapsed() > cluster.lease + grace);
+    if !may_declare {
+        return Ok(());
+    }
+    for node in database.declare_dead(grace).await? {
+        tracing::warn!(node, "a node of the cluster is dead: its lease has expired");
+    }
+    database.delete_unfinished_runs().await?;
+    loop {
+        let lost = database.lost_runs(LOST_RUNS_PER_BATCH).await?;
+        for run in &lost {
+            let reason = format!("lost: its node, {}, stopped responding", run.node);
+            let data = json!({ "node": run.node, "reason": reason });
+            let entry = following_entry(&core.secret, &run.id, &run.log, Event::Lost, data);
+            if database.end_lost_run(run, &reason, clock::now_ms(), entry).await? {
+                core.metrics.lost.inc();
+                tracing::warn!(run = %run.id, node = run.node, "lost with its node");
+            }
+        }
+        if lost.len() < LOST_RUNS_PER_BATCH as usize {
+            return Ok(());
+        }
+    }
+}
+
+impl Cluster {
+    fn change_state(&self, change: impl FnOnce(&mut LeaseState)) {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set_renewed(&self, started: Instant) {
+        self.change_state(|state| {
+            state.renewed = started;
+            state.unbroken_since.get_or_insert(started);
+        });
+    }
+
+    fn set_interrupted(&self) {
+        self.change_state(|state| state.unbroken_since = None);
+    }
+
+    fn set_fenced(&self) {
+        self.change_state(|state| state.is_fenced = true);
+    }
+}

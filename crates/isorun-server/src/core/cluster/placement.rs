@@ -1,0 +1,165 @@
+//! The choice of a node for a new run: the better of a few that are drawn at random. It needs
+//! no agreement between nodes, and does not send a burst of runs to the one node that looked
+//! best to all of them.
+
+use crate::store::NodeRow;
+
+/// The number of nodes that are compared.
+const CANDIDATES: usize = 3;
+/// The memory that a new sandbox is expected to use soon, in bytes: less than its limit, since
+/// most sandboxes use little of it.
+const EXPECTED_BYTES: u64 = 128 << 20;
+/// How much better another node has to be than this one, which needs no forwarding; of a
+/// thousand.
+const FORWARDING_COST: u64 = 100;
+
+/// What a run needs of its node.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs<'a> {
+    /// The image of an interpreter; `None` for a Linux sandbox.
+    pub interpreter: Option<&'a str>,
+    /// The memory of the sandbox, in bytes.
+    pub mem_bytes: u64,
+}
+
+/// Chooses a node for a new run. `own` is this node, which is always compared. `placed` has
+/// the runs that were placed since the nodes reported, and `random` returns a number below
+/// its argument.
+pub fn choose<'a>(
+    nodes: &'a [NodeRow],
+    own: &str,
+    needs: &Needs<'_>,
+    excluded: &[String],
+    placed: &[(String, u64)],
+    mut random: impl FnMut(usize) -> usize,
+) -> Option<&'a NodeRow> {
+    let pending = |node: &NodeRow| {
+        placed.iter().find(|(id, _)| *id == node.id).map_or(0, |(_, count)| *count)
+    };
+    let mut usable: Vec<&NodeRow> = nodes
+        .iter()
+        .filter(|node| node.is_alive && !node.is_draining && !excluded.contains(&node.id))
+        .filter(|node| match needs.interpreter {
+            None => node.report.has_linux,
+            Some(image) => node.report.interpreters.iter().any(|offered| offered == image),
+        })
+        .filter(|node| node.runs + pending(node) < node.report.max_sandboxes)
+        .collect();
+    let mut candidates = Vec::new();
+    if let Some(at) = usable.iter().position(|node| node.id == own) {
+        candidates.push(usable.swap_remove(at));
+    }
+    while candidates.len() < CANDIDATES && !usable.is_empty() {
+        candidates.push(usable.swap_remove(random(usable.len()).min(usable.len() - 1)));
+    }
+    candidates.into_iter().max_by_key(|node| {
+        let bonus = if node.id == own { FORWARDING_COST } else { 0 };
+        score(node, pending(node), needs) + bonus
+    })
+}
+
+/// Returns how suitable a node is, from 0 to 3000: its free memory and idle CPUs, and whether
+/// it has sandboxes that were created in advance.
+fn score(node: &NodeRow, pending: u64, needs: &Needs<'_>) -> u64 {
+    let report = &node.report;
+    let expected = EXPECTED_BYTES.min(needs.mem_bytes);
+    let free = report.mem_free_bytes.saturating_sub(expected.saturating_mul(pending + 1));
+    let memory = permille(free, report.mem_bytes);
+    let busy = report.busy_cpus_permille.saturating_add(pending.saturating_mul(500));
+    let cpu = 1000_u64.saturating_sub(busy / report.cpus.max(1));
+    let pool = if report.pooled > pending { 1000 } else { 0 };
+    // Memory counts most: a node without it cannot run the sandbox at all.
+    memory * 3 / 2 + cpu + pool / 2
+}
+
+fn permille(part: u64, whole: u64) -> u64 {
+    let permille = u128::from(part) * 1000 / u128::from(whole.max(1));
+    u64::try_from(permille).unwrap_or(1000).min(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NodeReport;
+
+    const GIB: u64 = 1 << 30;
+
+    fn node(id: &str, free_gib: u64) -> NodeRow {
+        NodeRow {
+            id: id.to_owned(),
+            is_alive: true,
+            is_draining: false,
+            overdue_ms: -1000,
+            runs: 0,
+            report: NodeReport {
+                has_linux: true,
+                interpreters: vec!["isola:python".to_owned()],
+                cpus: 4,
+                mem_bytes: 32 * GIB,
+                mem_free_bytes: free_gib * GIB,
+                max_sandboxes: 100,
+                ..NodeReport::default()
+            },
+        }
+    }
+
+    const LINUX: Needs<'static> = Needs { interpreter: None, mem_bytes: GIB };
+
+    fn chosen(nodes: &[NodeRow], needs: &Needs<'_>, placed: &[(String, u64)]) -> Option<String> {
+        choose(nodes, "node1", needs, &[], placed, |_| 0).map(|node| node.id.clone())
+    }
+
+    #[test]
+    fn this_node_is_chosen_unless_another_is_clearly_better() {
+        let nodes = [node("node1", 20), node("node2", 21), node("node3", 20)];
+        assert_eq!(chosen(&nodes, &LINUX, &[]).as_deref(), Some("node1"));
+        let nodes = [node("node1", 4), node("node2", 30), node("node3", 20)];
+        assert_eq!(chosen(&nodes, &LINUX, &[]).as_deref(), Some("node2"));
+        let busy = [("node2".to_owned(), 90), ("node1".to_owned(), 20)];
+        assert_eq!(chosen(&nodes, &LINUX, &busy).as_deref(), Some("node3"));
+    }
+
+    #[test]
+    fn only_nodes_that_can_run_it_are_chosen() {
+        let mut nodes = [node("node1", 30), node("node2", 1), node("node3", 20)];
+        nodes[0].is_draining = true;
+        nodes[2].is_alive = false;
+        assert_eq!(chosen(&nodes, &LINUX, &[]).as_deref(), Some("node2"));
+        nodes[1].report.has_linux = false;
+        assert_eq!(chosen(&nodes, &LINUX, &[]), None);
+        let python = Needs { interpreter: Some("isola:python"), mem_bytes: GIB };
+        assert_eq!(chosen(&nodes, &python, &[]).as_deref(), Some("node2"));
+        let other = Needs { interpreter: Some("isola:js"), mem_bytes: GIB };
+        assert_eq!(chosen(&nodes, &other, &[]), None);
+        nodes[1].runs = 60;
+        assert_eq!(chosen(&nodes, &python, &[("node2".to_owned(), 40)]), None);
+        nodes[0].is_draining = false;
+        let excluded = ["node1".to_owned(), "node2".to_owned()];
+        assert!(choose(&nodes, "node1", &python, &excluded, &[], |_| 0).is_none());
+    }
+
+    /// A burst that one node places from one report is spread.
+    #[test]
+    fn a_burst_is_spread_over_equal_nodes() {
+        let nodes: Vec<_> = (0..10).map(|at| node(&format!("node{at}"), 24)).collect();
+        let mut placed: Vec<(String, u64)> = Vec::new();
+        let mut state = 7_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 33) % below as u64) as usize
+        };
+        for _ in 0..500 {
+            let best = choose(&nodes, "node1", &LINUX, &[], &placed, &mut random).unwrap();
+            match placed.iter_mut().find(|(id, _)| *id == best.id) {
+                Some((_, count)) => *count += 1,
+                None => placed.push((best.id.clone(), 1)),
+            }
+        }
+        assert_eq!(placed.len(), 10);
+        for (id, count) in &placed {
+            // This node gets some more, since it needs no forwarding.
+            let most = if id == "node1" { 90 } else { 65 };
+            assert!((35..=most).contains(count), "{placed:?}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Requests that concern another node of the cluster, which are forwarded to it.
+//!
+//! ```text
+//! request ──▶ from another node? ── yes ──▶ handled here
+//!               │ no
+//!               ▼
+//!             concerns ── a run or snapshot of another node ──▶ forwarded to that node
+//!               │ ├────── a new run ──▶ forwarded to the chosen node; refused there ──▶ another
+//!               │ │
+//!               ▼ ▼
+//!             handled here
+//! ```
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::future::JoinAll;
+use isorun_api::{RunId, Status, Usage};
+use isorun_interpreter::InterpreterImage;
+use isorun_peers::Peer;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::{
+    App,
+    auth::Caller,
+    error::{ApiError, Code},
+    json_body::{collect, is_json},
+    peers::{Peers, peer_error},
+};
+use crate::{
+    config::DEFAULT_MEM_MIB,
+    core::cluster::{Cluster, Needs},
+    store::RunOwner,
+};
+
+/// The number of nodes that are asked to create a run.
+const MAX_CREATE_ATTEMPTS: usize = 3;
+/// The longest time that another node may take to report its part of the usage.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The time after which a client may retry when the node of a run is dead.
+const DEAD_NODE_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Forwards a request with an API key to the node that it concerns, if that is another one.
+pub async fn forward(
+    State(app): State<App>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (Some(cluster), Some(peers)) = (&app.core.cluster, &app.peers) else {
+        return Ok(next.run(request).await);
+    };
+    let is_forwarded = request.extensions().get::<Peer>().is_some();
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let changes = request.method() != Method::GET || is_upgrade(&request);
+    if let Some(rest) = route.strip_prefix("/v1/runs/{id}") {
+        let id = request.uri().path().split('/').nth(3).and_then(|id| id.parse::<RunId>().ok());
+        // The logs of all runs are in the database.
+        let Some(id) = id.filter(|_| rest != "/audit") else {
+            return Ok(next.run(request).await);
+        };
+        if app.core.runs.get(&id).is_some() {
+            if changes {
+                app.core.require_lease(cluster)?;
+            }
+            return Ok(next.run(request).await);
+        }
+        if !is_forwarded && let Some(owner) = owner_elsewhere(cluster, &id).await? {
+            return forward_to_owner(peers, &id, &owner, request).await;
+        }
+    } else if !is_forwarded {
+        match (route, request.method().as_str()) {
+            ("/v1/runs", "POST") => return create(&app, cluster, peers, request, next).await,
+            ("/v1/runs/restore", "POST") => return restore(cluster, peers, request, next).await,
+            ("/v1/snapshots/{id}", "DELETE") => {
+                let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                return at_snapshot(cluster, peers, &id, request, next).await;
+            }
+            _ => {}
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+/// Forwards a request to a port of a run, by a URL without an API key, to the run's node.
+/// Returns the request if the run does not belong to another node.
+pub async fn forward_to_port(
+    app: &App,
+    id: &RunId,
+    request: Request,
+) -> Result<Result<Response, Request>, ApiError> {
+    let (Some(cluster), Some(peers)) = (&app.core.cluster, &app.peers) else {
+        return Ok(Err(request));
+    };
+    if request.extensions().get::<Peer>().is_some() {
+        return Ok(Err(request));
+    }
+    match owner_elsewhere(cluster, id).await? {
+        Some(owner) => Ok(Ok(forward_to_owner(peers, id, &owner, request).await?)),
+        None => Ok(Err(request)),
+    }
+}
+
+/// Adds the resource usage of the caller's runs on the other nodes. Those that do not respond
+/// in time are left out.
+pub async fn add_usage(app: &App, headers: &HeaderMap, mut usage: Usage) -> Usage {
+    let (Some(cluster), Some(peers)) = (&app.core.cluster, &app.peers) else { return usage };
+    let others = cluster
+        .nodes()
+        .into_iter()
+        .filter(|node| node.is_alive && node.runs > 0 && node.id != cluster.node.as_str());
+    let parts = others.map(|node| async move {
+        let mut request = Request::builder().uri("/v1/usage");
+        if let (Some(headers_of), Some(key)) =
+            (request.headers_mut(), headers.get(header::AUTHORIZATION))
+        {
+            headers_of.insert(header::AUTHORIZATION, key.clone());
+        }
+        let request = request.body(Body::empty()).ok()?;
+        let response = peers.send(&node.id, &node.report.url, request).await.ok()?;
+        let body = collect(response.into_body()).await.ok()?;
+        serde_json::from_slice::<Usage>(&body).ok()
+    });
+    for part in parts.map(|part| timeout(USAGE_TIMEOUT, part)).collect::<JoinAll<_>>().await {
+        let Ok(Some(part)) = part else { continue };
+        usage.active_sandboxes += part.active_sandboxes;
+        usage.cpu_seconds += part.cpu_seconds;
+        usage.mem_seconds += part.mem_seconds;
+    }
+    usage
+}
+
+fn is_upgrade(request: &Request) -> bool {
+    request.headers().contains_key(header::UPGRADE)
+}
+
+/// Returns the node of a run that was not destroyed, if it is another one.
+async fn owner_elsewhere(cluster: &Cluster, id: &RunId) -> Result<Option<RunOwner>, ApiError> {
+    let owner = cluster.database.run_owner(id).await?;
+    Ok(owner.filter(|owner| owner.node != cluster.node.as_str()))
+}
+
+/// Forwards a request to the node of a run.
+async fn forward_to_owner(
+    peers: &Peers,
+    id: &RunId,
+    owner: &RunOwner,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let what = match owner.status {
+        Some(Status::Hibernated) => format!(
+            "{id} is hibernated on the server {}, which does not respond: it can be resumed when \
+             that server is back",
+            owner.node
+        ),
+        _ => format!(
+            "the server of {id}, {}, does not respond: if it does not come back shortly, the \
+             sandbox is lost",
+            owner.node
+        ),
+    };
+    send(peers, owner, what, request).await
+}
+
+/// Sends a request to a node. `absence` is the message for the client if it does not respond.
+async fn send(
+    peers: &Peers,
+    owner: &RunOwner,
+    absence: String,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let absent = || ApiError::new(Code::Unavailable, absence).after(DEAD_NODE_RETRY_DELAY);
+    if owner.is_dead {
+        return Err(absent());
+    }
+    peers.send(&owner.node, &owner.url, request).await.map_err(|error| {
+        if error.is_retryable() {
+            tracing::warn!(%error, node = owner.node, "cannot forward a request");
+            return absent();
+        }
+        peer_error(&owner.node, &error)
+    })
+}
+
+/// The fields of a request to create a run that decide where it can be created.
+#[derive(Deserialize)]
+struct Wanted {
+    #[serde(default)]
+    image: String,
+    mem_mib: Option<u64>,
+}
+
+/// Creates a run on the chosen node, or on another if that one refuses it.
+async fn create(
+    app: &App,
+    cluster: &Cluster,
+    peers: &Peers,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (parts, body) = buffered(request).await?;
+    // A request that is not valid is refused here.
+    let Ok(wanted) = serde_json::from_slice::<Wanted>(&body) else {
+        return Ok(next.run(Request::from_parts(parts, Body::from(body))).await);
+    };
+    let needs = Needs {
+        interpreter: InterpreterImage::named(&wanted.image).map(InterpreterImage::name),
+        mem_bytes: wanted.mem_mib.unwrap_or(DEFAULT_MEM_MIB).saturating_mul(1 << 20),
+    };
+    let (mut excluded, mut refused) = (Vec::new(), None);
+    for _ in 0..MAX_CREATE_ATTEMPTS {
+        let Some(node) = cluster.place(&needs, &excluded) else { break };
+        let mut again = Request::builder().method(Method::POST).uri(parts.uri.clone());
+        if let Some(headers) = again.headers_mut() {
+            headers.clone_from(&parts.headers);
+        }
+        let Ok(mut again) = again.body(Body::from(body.clone())) else { break };
+        let response = if node.id == cluster.node.as_str() {
+            again.extensions_mut().clone_from(&parts.extensions);
+            next.clone().run(again).await
+        } else {
+            match peers.send(&node.id, &node.report.url, again).await {
+                Ok(response) => response,
+                Err(error) if error.is_retryable() => {
+                    refused = Some(Err(peer_error(&node.id, &error)));
+                    excluded.push(node.id);
+                    continue;
+                }
+                Err(error) => return Err(peer_error(&node.id, &error)),
+            }
+        };
+        let is_full = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE]
+            .contains(&response.status());
+        if !is_full {
+            return Ok(response);
+        }
+        tracing::info!(node = node.id, status = %response.status(), "a node refused a run");
+        refused = Some(Ok(response));
+        excluded.push(node.id);
+    }
+    // Without a suitable node, this one says what is missing.
+    match refused {
+        Some(refused) => refused,
+        None => {
+            app.core.require_lease(cluster)?;
+            Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+        }
+    }
+}
+
+/// The field of a request to restore a snapshot that decides where its files are.
+#[derive(Deserialize)]
+struct WantedSnapshot {
+    snapshot_id: String,
+}
+
+async fn restore(
+    cluster: &Cluster,
+    peers: &Peers,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (parts, body) = buffered(request).await?;
+    let wanted = serde_json::from_slice::<WantedSnapshot>(&body);
+    let request = Request::from_parts(parts, Body::from(body));
+    match wanted {
+        Ok(wanted) => at_snapshot(cluster, peers, &wanted.snapshot_id, request, next).await,
+        Err(_) => Ok(next.run(request).await),
+    }
+}
+
+/// Handles a request where the files of a snapshot are.
+async fn at_snapshot(
+    cluster: &Cluster,
+    peers: &Peers,
+    id: &str,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
+    let owner = match tenant.filter(|_| isorun_api::is_snapshot_id(id)) {
+        Some(tenant) => cluster.database.snapshot_owner(&tenant, id).await?,
+        None => None,
+    };
+    let Some(owner) = owner.filter(|owner| owner.node != cluster.node.as_str()) else {
+        return Ok(next.run(request).await);
+    };
+    let absence = format!(
+        "the snapshot {id} is on the server {}, which does not respond: it can be used when that \
+         server is back",
+        owner.node
+    );
+    send(peers, &owner, absence, request).await
+}
+
+/// Reads the JSON body of a request.
+async fn buffered(request: Request) -> Result<(axum::http::request::Parts, Bytes), ApiError> {
+    let (parts, body) = request.into_parts();
+    is_json(&parts.headers)?;
+    Ok((parts, collect(body).await?.freeze()))
+}

@@ -1,0 +1,98 @@
+//! `isorun cluster`: checks a cluster. Works on its database, on a machine that can reach it.
+
+use std::{process::ExitCode, time::Instant};
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::{cluster_args::ClusterArgs, node, table};
+use crate::failure::Failure;
+
+#[derive(clap::Args)]
+pub struct ClusterCommandArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Check the database of the cluster and its nodes
+    ///
+    /// The exit code is 1 if something needs attention.
+    Doctor {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The result of one check.
+#[derive(Serialize)]
+struct Check {
+    name: String,
+    ok: bool,
+    found: String,
+}
+
+pub fn run(args: ClusterCommandArgs) -> Result<ExitCode, Failure> {
+    let ClusterCommand::Doctor { cluster, json } = args.command;
+    super::block_on(async move {
+        let checks = check(&cluster).await?;
+        let passed = checks.iter().all(|check| check.ok);
+        if json {
+            table::json(&checks)?;
+        } else {
+            for Check { name, ok, found } in &checks {
+                let mark = if *ok { "ok     " } else { "PROBLEM" };
+                table::line(&format!("{mark}  {name:<22}  {found}"))?;
+            }
+        }
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+async fn check(cluster: &ClusterArgs) -> Result<Vec<Check>, Failure> {
+    let database = cluster.database().await?;
+    let started = Instant::now();
+    let nodes = database.nodes().await.map_err(anyhow::Error::from)?;
+    let ms = started.elapsed().as_secs_f64() * 1000.0;
+    let mut checks = vec![Check {
+        name: "database".to_owned(),
+        ok: ms < 100.0,
+        found: format!("responds in {ms:.1} ms; every change of a sandbox waits for it"),
+    }];
+    let versions: std::collections::BTreeSet<_> =
+        nodes.iter().filter(|node| node.is_alive).map(|node| &node.report.version).collect();
+    checks.push(Check {
+        name: "versions".to_owned(),
+        ok: versions.len() < 2,
+        found: match versions.into_iter().collect::<Vec<_>>().as_slice() {
+            [] => "no node is running".to_owned(),
+            [version] => format!("every node runs {version}"),
+            several => format!("the nodes run {several:?}: finish the upgrade"),
+        },
+    });
+    let alive = nodes.iter().filter(|node| node.is_alive && !node.is_draining).count();
+    checks.push(Check {
+        name: "nodes".to_owned(),
+        ok: alive > 0,
+        found: format!("{alive} of {} accept new sandboxes", nodes.len()),
+    });
+    for node in &nodes {
+        checks.push(Check {
+            name: node.id.clone(),
+            ok: node.is_alive,
+            found: format!(
+                "{}, {} sandboxes, {} MiB free, at {}",
+                node::state(node),
+                node.runs,
+                node.report.mem_free_bytes >> 20,
+                node.report.url
+            ),
+        });
+    }
+    Ok(checks)
+}
