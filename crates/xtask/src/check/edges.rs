@@ -45,6 +45,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
         &[
             "isorun-agent",
             "isorun-api",
+            "isorun-blobs",
             "isorun-egress",
             "isorun-engine",
             "isorun-image",
@@ -58,6 +59,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
         &[
             "isorun-agent",
             "isorun-api",
+            "isorun-blobs",
             "isorun-egress",
             "isorun-engine",
             "isorun-image",
@@ -68,6 +70,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     (BRIDGE, &["isorun-agent", "isorun-egress"]),
     ("isorun-engine", &["isorun-agent", "isorun-egress"]),
     ("isorun-egress", &["isorun-agent"]),
+    ("isorun-blobs", &[]),
     ("isorun-image", &[]),
     ("isorun-peers", &[]),
     ("isorun-api", &[]),
