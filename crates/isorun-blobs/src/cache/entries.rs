@@ -124,7 +124,10 @@ impl Entries {
     /// Removes the least recently used trees while there are too many bytes, with those that
     /// are reserved.
     pub(super) fn evict(&self) {
-        while let Some(id) = self.lock().next_victim(self.max_bytes) {
+        // In a statement of its own, so that the lock is released before the removal.
+        loop {
+            let victim = self.lock().next_victim(self.max_bytes);
+            let Some(id) = victim else { break };
             if let Err(error) = self.forget(id) {
                 tracing::warn!(%error, %id, "cannot remove a tree from the cache");
                 break;
