@@ -43,7 +43,7 @@ impl HttpConnector for BoundedConnector {
 #[async_trait]
 impl HttpService for BoundedClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let (parts, body) = self.0.execute(request).await?.into_parts();
+        let (parts, body) = self.0.execute(request).await.map_err(retryable)?.into_parts();
         let status = parts.status;
         if !status.is_success() {
             let error = ErrorResponse { status, code: read_code(body).await };
@@ -59,6 +59,18 @@ impl HttpService for BoundedClient {
             }
         });
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+    }
+}
+
+/// Returns an error that the client retries if a timeout or a broken connection was the cause.
+/// The client itself does not retry deletions then, which are sent with `POST`; but every
+/// request of this crate can be repeated.
+fn retryable(error: HttpError) -> HttpError {
+    match error.kind() {
+        HttpErrorKind::Timeout | HttpErrorKind::Interrupted => {
+            HttpError::new(HttpErrorKind::Request, error)
+        }
+        _ => error,
     }
 }
 

@@ -19,6 +19,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub const ACCESS_KEY: &str = "AKIAEXAMPLE";
@@ -34,6 +35,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// It closes the connection without a response, by a TCP reset.
     Reset,
+    /// It handles the request when this has a permit.
+    Hold(Arc<Semaphore>),
     /// It never responds.
     Stall,
     /// It sends half of the response's body, and closes the connection.
@@ -129,6 +132,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
+        stream.set_nodelay(true).unwrap();
         let shared = shared.clone();
         connections.spawn(async move {
             let resets = Arc::new(Mutex::new(false));
@@ -193,6 +197,10 @@ async fn respond(
         }
         Fault::Reset => return Err(io::Error::other("reset")),
         Fault::Stall => std::future::pending().await,
+        Fault::Hold(permits) => {
+            permits.acquire().await.unwrap().forget();
+            Cut::Never
+        }
         Fault::None => Cut::Never,
         Fault::Truncate => Cut::Fail,
         Fault::StallBody => Cut::Stall,
