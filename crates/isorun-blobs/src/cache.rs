@@ -31,8 +31,6 @@ use crate::store::random_name;
 pub(crate) struct Cache {
     directory: PathBuf,
     entries: Arc<Entries>,
-    /// Held while the cache is used.
-    _lock: File,
 }
 
 /// A tree in the cache, which is not removed while this exists.
@@ -80,7 +78,7 @@ impl Cache {
         }
         create(&trees).map_err(failed())?;
         create(&tmp).map_err(failed())?;
-        let entries = Entries::new(trees.clone(), tmp, max_bytes);
+        let entries = Entries::new(trees.clone(), tmp, max_bytes, lock);
         let mut found = Vec::new();
         for entry in fs::read_dir(&trees).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
@@ -100,7 +98,7 @@ impl Cache {
             entries.add(id, bytes);
         }
         entries.evict();
-        Ok(Self { directory: directory.to_owned(), entries, _lock: lock })
+        Ok(Self { directory: directory.to_owned(), entries })
     }
 
     fn tree_directory(&self, id: TreeId) -> PathBuf {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 
 use crate::error::{Error, Result};
-use crate::files::{self, NewDirectory};
-use crate::format::{ChunkName, Digest, FileRecord, Tree, chunk_len};
+use crate::files::{self, FileHasher, NewDirectory};
+use crate::format::{ChunkName, FileRecord, Tree};
 use crate::id::TreeId;
 use crate::objects::{Objects, blocking};
 use crate::options::MAX_CHUNKS_IN_FLIGHT;
@@ -72,7 +72,10 @@ async fn write_files(
     for record in tree.files {
         let mut target = TargetFile::create(objects, directory, record).await?;
         for index in 0..target.record.chunks.len() {
-            if target.record.chunks[index].is_none() {
+            // The digest of a chunk was verified when it was read.
+            let name = target.record.chunks[index];
+            target.hasher.add(name.map(|name| name.digest));
+            if name.is_none() {
                 continue;
             }
             let chunk = chunks.next().await.ok_or_else(|| Error::internal("too few chunks"))?;
@@ -101,9 +104,8 @@ struct TargetFile {
     file: File,
     path: PathBuf,
     record: FileRecord,
-    hasher: blake3::Hasher,
-    /// The index of the first chunk that was not hashed.
-    next: u64,
+    /// Hashes the chunks that were written.
+    hasher: FileHasher,
     /// Keeps the directory until a write that cannot be cancelled has ended.
     directory: Arc<NewDirectory>,
 }
@@ -114,29 +116,18 @@ impl TargetFile {
         directory: &Arc<NewDirectory>,
         record: FileRecord,
     ) -> Result<Self> {
-        let hasher = objects.keys.file_hasher();
+        let hasher = FileHasher::new(&objects.keys);
         let directory = directory.clone();
         blocking("create a file", move || {
             let path = directory.path().join(&record.name);
             let file = directory.create_file(&record)?;
-            Ok(Self { file, path, record, hasher, next: 0, directory })
+            Ok(Self { file, path, record, hasher, directory })
         })
         .await?
     }
 
-    /// Adds the chunks of zeros before the chunk with this index to the digest.
-    fn skip_to(&mut self, index: u64) {
-        for zeros in self.next..index {
-            files::hash_zeros(&mut self.hasher, chunk_len(self.record.bytes, zeros));
-        }
-        self.next = index;
-    }
-
-    async fn write(mut self, index: u64, chunk: Vec<u8>) -> Result<Self> {
+    async fn write(self, index: u64, chunk: Vec<u8>) -> Result<Self> {
         blocking("write a file", move || {
-            self.skip_to(index);
-            self.hasher.update(&chunk);
-            self.next = index + 1;
             files::write_chunk(&self.file, index, &chunk)
                 .map_err(Error::disk("write a file", &self.path))?;
             Ok(self)
@@ -145,13 +136,12 @@ impl TargetFile {
     }
 
     /// Verifies the length and the digest.
-    async fn finish(mut self, id: TreeId) -> Result<()> {
+    async fn finish(self, id: TreeId) -> Result<()> {
         blocking("verify a file", move || {
-            self.skip_to(self.record.chunks.len() as u64);
             let FileRecord { name, bytes, digest, .. } = &self.record;
             files::check_unchanged(&self.file, *bytes)
                 .map_err(Error::disk("write a file", &self.path))?;
-            if Digest(*self.hasher.finalize().as_bytes()) != *digest {
+            if self.hasher.finish(*bytes) != *digest {
                 let what = format!("the file {name} of the tree {id} does not match its digest");
                 return Err(Error::damaged(what));
             }

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::format::{FileRecord, Tree, chunk_count, chunk_len, is_valid_name};
+use crate::format::{Digest, FileRecord, Tree, chunk_count, chunk_len, is_valid_name};
 use crate::key::Keys;
 use crate::options::{CHUNK_BYTES, MAX_CHUNKS, MAX_FILES};
 
@@ -27,14 +28,31 @@ pub(crate) struct SourceFile {
 }
 
 /// Reports whether a chunk contains only zeros.
-pub(crate) fn is_zero(chunk: &[u8]) -> bool {
+fn is_zero(chunk: &[u8]) -> bool {
     // A comparison of slices is a single call, which is fast without optimization too.
     ZEROS.get(..chunk.len()).is_some_and(|zeros| zeros == chunk)
 }
 
-/// Adds a chunk of zeros to a hasher.
-pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, length: usize) {
-    hasher.update(&ZEROS[..length.min(CHUNK_BYTES)]);
+/// The digest of a file: a keyed digest of those of its chunks, and of its length. Chunks of
+/// zeros take no time, and the others are hashed once for their names too.
+pub(crate) struct FileHasher(blake3::Hasher);
+
+impl FileHasher {
+    pub(crate) fn new(keys: &Keys) -> Self {
+        Self(keys.file_hasher())
+    }
+
+    /// Adds a chunk; `None` is one of zeros.
+    pub(crate) fn add(&mut self, chunk: Option<Digest>) {
+        match chunk {
+            None => self.0.update(&[0]),
+            Some(digest) => self.0.update(&[1]).update(&digest.0),
+        };
+    }
+
+    pub(crate) fn finish(mut self, bytes: u64) -> Digest {
+        Digest(*self.0.update(&bytes.to_le_bytes()).finalize().as_bytes())
+    }
 }
 
 /// Opens a regular file. Follows no symbolic link, and does not block on a FIFO.
@@ -81,11 +99,38 @@ pub(crate) fn scan(directory: &Path) -> Result<Vec<SourceFile>> {
     Ok(files)
 }
 
-/// Reads the chunk with this index.
-pub(crate) fn read_chunk(file: &File, file_bytes: u64, index: u64) -> io::Result<Vec<u8>> {
-    let mut chunk = vec![0; chunk_len(file_bytes, index)];
-    file.read_exact_at(&mut chunk, index * CHUNK_BYTES as u64)?;
-    Ok(chunk)
+/// A chunk of a local file, or several.
+pub(crate) enum LocalChunk {
+    Data(Vec<u8>),
+    /// Zeros from this chunk to the one before `until`.
+    Zeros {
+        until: u64,
+    },
+}
+
+/// Reads the chunk with this index. Does not read holes.
+pub(crate) fn read_chunk(file: &File, file_bytes: u64, index: u64) -> io::Result<LocalChunk> {
+    let start = index * CHUNK_BYTES as u64;
+    let length = chunk_len(file_bytes, index);
+    let count = chunk_count(file_bytes);
+    match rustix::fs::seek(file, SeekFrom::Data(start)) {
+        // The rest of the file is a hole.
+        Err(Errno::NXIO) => return Ok(LocalChunk::Zeros { until: count }),
+        Ok(data) if data >= start + length as u64 => {
+            let until = (data / CHUNK_BYTES as u64).clamp(index + 1, count);
+            return Ok(LocalChunk::Zeros { until });
+        }
+        // It has data, or the file system has no holes.
+        Ok(_) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut chunk = vec![0; length];
+    file.read_exact_at(&mut chunk, start)?;
+    Ok(if is_zero(&chunk) {
+        LocalChunk::Zeros { until: index + 1 }
+    } else {
+        LocalChunk::Data(chunk)
+    })
 }
 
 /// Fails unless a file has the length that it had when it was opened.
@@ -173,14 +218,25 @@ pub(crate) fn verify(
         let wrong = |error: io::Error| format!("its file {name} cannot be read: {error}");
         let file = open_regular(&directory.join(name)).map_err(wrong)?;
         check_unchanged(&file, record.bytes).map_err(wrong)?;
-        let mut hasher = keys.file_hasher();
-        for index in 0..chunk_count(record.bytes) {
+        let mut hasher = FileHasher::new(keys);
+        let count = chunk_count(record.bytes);
+        let mut index = 0;
+        while index < count {
             if cancelled.load(Ordering::Relaxed) {
                 return Err("the verification was cancelled".to_owned());
             }
-            hasher.update(&read_chunk(&file, record.bytes, index).map_err(wrong)?);
+            match read_chunk(&file, record.bytes, index).map_err(wrong)? {
+                LocalChunk::Data(chunk) => {
+                    hasher.add(Some(Digest(keys.chunk_digest(&chunk))));
+                    index += 1;
+                }
+                LocalChunk::Zeros { until } => {
+                    (index..until).for_each(|_| hasher.add(None));
+                    index = until;
+                }
+            }
         }
-        if *hasher.finalize().as_bytes() != record.digest.0 {
+        if hasher.finish(record.bytes) != record.digest {
             return Err(format!("its file {name} was changed"));
         }
     }

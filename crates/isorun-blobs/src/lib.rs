@@ -45,6 +45,9 @@ mod download;
 mod error;
 mod files;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod garbage;
 mod id;
 mod key;

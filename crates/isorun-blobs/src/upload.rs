@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{Error, Result};
-use crate::files::{self, SourceFile};
+use crate::files::{self, FileHasher, LocalChunk, SourceFile};
 use crate::format::{ChunkName, Digest, FileRecord, Tree, chunk_count};
 use crate::garbage;
 use crate::id::TreeId;
@@ -78,9 +78,6 @@ struct Upload<'a, R> {
     stored_bytes: u64,
 }
 
-/// A chunk that was read: its content unless it is zeros.
-type ReadChunk = (blake3::Hasher, Option<(Digest, Vec<u8>)>);
-
 impl<'a> Upload<'a, futures_util::future::BoxFuture<'a, Result<u64>>> {
     async fn file(&mut self, source: SourceFile) -> Result<FileRecord> {
         let SourceFile { name, path, bytes } = source;
@@ -92,27 +89,39 @@ impl<'a> Upload<'a, futures_util::future::BoxFuture<'a, Result<u64>>> {
             Ok(Arc::new(file))
         });
         let file: Arc<File> = self.run(open).await??.map_err(failed())?;
-        let mut hasher = self.objects.keys.file_hasher();
-        let mut chunks = Vec::new();
-        for index in 0..chunk_count(bytes) {
+        let mut hasher = FileHasher::new(&self.objects.keys);
+        let (mut chunks, count) = (Vec::new(), chunk_count(bytes));
+        let mut index = 0;
+        while index < count {
             let permit = self.objects.permits.clone().acquire_owned();
             let permit = self.run(permit).await?.map_err(|_| Error::internal("no permits"))?;
             let (file, keys) = (file.clone(), self.objects.keys.clone());
             let read = blocking("read a file", move || {
                 let chunk = files::read_chunk(&file, bytes, index)?;
-                hasher.update(&chunk);
-                let content =
-                    (!files::is_zero(&chunk)).then(|| (Digest(keys.chunk_digest(&chunk)), chunk));
-                Ok::<ReadChunk, std::io::Error>((hasher, content))
+                let digest = match &chunk {
+                    LocalChunk::Data(content) => Some(Digest(keys.chunk_digest(content))),
+                    LocalChunk::Zeros { .. } => None,
+                };
+                Ok::<_, std::io::Error>((chunk, digest))
             });
-            let content;
-            (hasher, content) = self.run(read).await??.map_err(failed())?;
-            chunks.push(content.map(|(digest, chunk)| self.chunk(digest, chunk, permit)));
+            let until = match self.run(read).await??.map_err(failed())? {
+                (LocalChunk::Data(content), Some(digest)) => {
+                    chunks.push(Some(self.chunk(digest, content, permit)));
+                    hasher.add(Some(digest));
+                    index + 1
+                }
+                (LocalChunk::Zeros { until }, _) => {
+                    (index..until).for_each(|_| hasher.add(None));
+                    chunks.extend((index..until).map(|_| None));
+                    until
+                }
+                (LocalChunk::Data(_), None) => return Err(Error::internal("no digest")),
+            };
+            index = until;
         }
         let check = blocking("read a file", move || files::check_unchanged(&file, bytes));
         self.run(check).await??.map_err(failed())?;
-        let digest = Digest(*hasher.finalize().as_bytes());
-        Ok(FileRecord { name, bytes, digest, chunks })
+        Ok(FileRecord { name, bytes, digest: hasher.finish(bytes), chunks })
     }
 
     /// Begins to store a chunk, unless it is one of this upload. Returns its name.

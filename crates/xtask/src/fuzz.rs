@@ -30,6 +30,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("accounts", IMAGE),
     ("layers", IMAGE),
     ("archives", IMAGE),
+    ("objects", BLOBS),
     ("sniff", EGRESS),
     ("heads", EGRESS),
     ("dns", EGRESS),
@@ -42,6 +43,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("events", ISORUN),
 ];
 const AGENT: &str = "agent";
+const BLOBS: &str = "blobs";
 /// The package of the parsers of `isola` and its command, without the engine.
 const PARSERS: &str = "parsers";
 const EGRESS: &str = "egress";

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,8 @@ pub(super) struct Entries {
     tmp: PathBuf,
     max_bytes: u64,
     state: Mutex<State>,
+    /// The lock of the cache, which is held while a tree is in use.
+    _lock: File,
 }
 
 #[derive(Default)]
@@ -96,8 +98,8 @@ pub(super) struct Reservation {
 }
 
 impl Entries {
-    pub(super) fn new(trees: PathBuf, tmp: PathBuf, max_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { trees, tmp, max_bytes, state: Mutex::default() })
+    pub(super) fn new(trees: PathBuf, tmp: PathBuf, max_bytes: u64, lock: File) -> Arc<Self> {
+        Arc::new(Self { trees, tmp, max_bytes, state: Mutex::default(), _lock: lock })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

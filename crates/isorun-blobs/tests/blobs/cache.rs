@@ -247,6 +247,12 @@ async fn two_processes_cannot_use_one_cache() {
     let key = isorun_blobs::BlobKey::new([1; 32]);
     let error = Blobs::open(&fixture.url(), &key, fixture.options("cache")).await.unwrap_err();
     assert!(error.to_string().contains("is used by another process"), "{error}");
+    // A tree in use keeps the cache, since another process could remove it.
+    let id = upload(&fixture, &blobs, 1, 1).await;
+    let tree = blobs.cached(id).await.unwrap();
     drop(blobs);
+    let error = Blobs::open(&fixture.url(), &key, fixture.options("cache")).await.unwrap_err();
+    assert!(matches!(error, Error::Config { .. }), "{error}");
+    drop(tree);
     Blobs::open(&fixture.url(), &key, fixture.options("cache")).await.unwrap();
 }
