@@ -195,15 +195,15 @@ impl Store {
     }
 }
 
-type Objects = BoxStream<'static, object_store::Result<object_store::ObjectMeta>>;
-type Next = Result<object_store::Result<object_store::ObjectMeta>>;
+type ObjectStream = BoxStream<'static, object_store::Result<object_store::ObjectMeta>>;
+type NextObject = Result<object_store::Result<object_store::ObjectMeta>>;
 
 /// Returns the next object of a list, which ends after an error.
 async fn next_within(
-    objects: Option<Objects>,
+    objects: Option<ObjectStream>,
     limit: Duration,
     why: String,
-) -> Option<(Next, Option<Objects>)> {
+) -> Option<(NextObject, Option<ObjectStream>)> {
     let mut objects = objects?;
     match tokio::time::timeout(limit, objects.next()).await {
         Ok(None) => None,
