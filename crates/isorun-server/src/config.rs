@@ -57,9 +57,20 @@ pub struct ClusterConfig {
     /// The URL at which other nodes reach that socket; by default of the address from which
     /// the database is reached.
     pub advertise: Option<String>,
+    /// The object store in which checkpoints are kept, so that other nodes can use them.
+    pub blobs: Option<BlobConfig>,
     /// The time without a renewal of its lease after which a node may be declared dead. It
     /// is, after half as long again.
     pub lease: Duration,
+}
+
+/// The object store of a cluster.
+#[derive(Clone, Debug)]
+pub struct BlobConfig {
+    /// `s3://BUCKET/PREFIX` or `file:///DIRECTORY`.
+    pub url: String,
+    /// The disk space for copies of snapshots of other nodes, in bytes.
+    pub max_cache_bytes: u64,
 }
 
 /// Network settings of all runs.

@@ -8,9 +8,9 @@
 //! | errors and checks of parameters | `error`, `validate`, `create_params` |
 //! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics`, `cluster` |
 //! | [`Core`], which owns them | this file; `start_engines` |
-//! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change` |
+//! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change`, `takeover` |
 //! | new runs | `new_sandbox`, `create`, `fork`, `snapshots` |
-//! | the server's own tasks | `recovery`, `retention`, `block_reports`, `guard_thread` |
+//! | the server's own tasks | `recovery`, `retention`, `block_reports`, `guard_thread`, `membership`, `uploads` |
 
 pub mod accounts;
 mod activity;
@@ -41,11 +41,14 @@ pub mod runs;
 pub mod snapshots;
 pub mod start_engines;
 mod state_dirs;
+pub mod takeover;
+mod uploads;
 pub mod validate;
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use isorun_blobs::{BlobOptions, Blobs};
 use isorun_engine::{AgentStream, SandboxId, SandboxSpec, Stats};
 use isorun_interpreter::{InterpreterImage, InterpreterSpec};
 use tokio::time::timeout;
@@ -69,7 +72,7 @@ use self::{
     state_dirs::StateDirs,
 };
 use crate::{
-    config::Config,
+    config::{BlobConfig, Config},
     secret::Secret,
     store::{RunRow, Store},
 };
@@ -79,6 +82,13 @@ use crate::{
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time after which a client may retry at a node that is cut off or drained.
 const DRAINING_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+async fn open_blobs(settings: &BlobConfig, secret: &Secret, data_dir: &Path) -> Result<Blobs> {
+    let mut options = BlobOptions::new(data_dir.join("blobs"));
+    options.max_cache_bytes = settings.max_cache_bytes;
+    let blobs = Blobs::open(&settings.url, &secret.blob_key(), options).await;
+    blobs.context("cannot use the object store of the cluster (--blobs)")
+}
 
 /// The sandboxes of a server, and everything that they need.
 pub struct Core {
@@ -95,6 +105,10 @@ pub struct Core {
     archives: Archives,
     /// The membership in a cluster; `None` for a server of one machine.
     pub cluster: Option<Cluster>,
+    /// The object store of the cluster.
+    blobs: Option<Blobs>,
+    /// Held while a run of another node becomes one of this node.
+    adopting: tokio::sync::Mutex<()>,
     /// The URL at which other nodes reach this one.
     node_url: Option<String>,
     /// Cancelled when the server stops and accepts no new runs.
@@ -129,6 +143,10 @@ impl Core {
                 (cluster.database.clone().into(), secret, Some(cluster), Some(url))
             }
         };
+        let blobs = match config.cluster.as_ref().and_then(|cluster| cluster.blobs.as_ref()) {
+            Some(settings) => Some(open_blobs(settings, &secret, &config.data_dir).await?),
+            None => None,
+        };
         let accounts = Accounts::new(&config.limits);
         let server_limits = &config.limits.server;
         let guard = Arc::new(Guard::new(server_limits, server_limits.descriptors));
@@ -143,6 +161,8 @@ impl Core {
             tasks: TaskTracker::new(),
             _lock: lock,
             cluster,
+            blobs,
+            adopting: tokio::sync::Mutex::default(),
             node_url,
             accounts,
             guard,
@@ -156,6 +176,7 @@ impl Core {
         cluster::start(&core);
         recovery::recover(&core).await?;
         guard_thread::start(&core).context("cannot start the thread that guards the machine")?;
+        uploads::start(&core);
         core.tasks.spawn(retention::run(Arc::downgrade(&core)));
         Ok(core)
     }
@@ -277,6 +298,12 @@ impl Core {
             let _ = timeout(RECORD_TIMEOUT, self.tasks.wait()).await;
         }
         self.engines.shutdown().await;
+    }
+
+    /// Reports whether there is an object store, from which checkpoints of other nodes can be
+    /// restored.
+    pub fn has_blobs(&self) -> bool {
+        self.blobs.is_some()
     }
 
     /// Reports whether the cluster has declared this node dead.

@@ -20,6 +20,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use isorun_api::random_hex;
+use isorun_blobs::BlobKey;
 
 const KEY_PREFIX: &str = "isorun_live_";
 const SECRET_FILE: &str = "secret";
@@ -162,6 +163,11 @@ impl Secret {
         let mut mac = self.mac("checkpoint");
         update_field(&mut mac, manifest);
         mac
+    }
+
+    /// Returns the key of the cluster's object store.
+    pub fn blob_key(&self) -> BlobKey {
+        BlobKey::new(self.mac("blobs").finalize().into_bytes().into())
     }
 
     /// Returns the hostname of a run's sandbox. It stays the same for the lifetime of

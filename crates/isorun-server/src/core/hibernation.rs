@@ -15,6 +15,7 @@ use super::{
     archive::{Archives, Kind, Owner},
     error::{Error, ErrorKind},
     live_run::{LiveRun, RunState},
+    takeover,
 };
 use crate::{
     clock::millis,
@@ -196,10 +197,13 @@ pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
 }
 
 async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error> {
+    takeover::fetch_hibernated(core, run).await?;
     let dir = core.state_dirs.hibernated_dir(&run.id);
     let owner = owner(core, &run.id, &run.tenant).await?;
     let manifest = core.archives.read(owner, &dir).await?;
-    let mut spec = core.spec(&run.row, run.sandbox.clone(), manifest.root.clone(), &run.network());
+    // Not that of the manifest: on another server the same image is elsewhere.
+    let base = core.base_of(&run.row.image, run.sandbox.as_str())?;
+    let mut spec = core.spec(&run.row, run.sandbox.clone(), base, &run.network());
     spec.set_pids(manifest.pids);
     // At the same time: no request reaches the sandbox before the check has passed.
     let (restored, verified) =

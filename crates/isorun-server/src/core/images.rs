@@ -165,6 +165,37 @@ impl Images {
         }
     }
 
+    /// Keeps the files of an image of a checkpoint from another server, unless the holder keeps
+    /// them already. An image that is missing here, or has another digest, is pulled by its
+    /// digest.
+    pub async fn hold_digest(
+        &self,
+        holder: &str,
+        tenant: &str,
+        name: &str,
+        digest: &str,
+    ) -> Result<(), Error> {
+        if digest.is_empty() || self.local.held_root(holder).map_err(image_error)?.is_some() {
+            return Ok(());
+        }
+        let mut source = self.find(tenant, name).await;
+        if !source.as_ref().is_ok_and(|source| source.digest == digest) {
+            let reference: Reference = name.parse().map_err(image_error)?;
+            source = self.find(tenant, &format!("{reference}@{digest}")).await;
+        }
+        let source = source?;
+        if source.digest != digest {
+            return Err(Error::new(
+                ErrorKind::SnapshotIncompatible,
+                format!(
+                    "the sandbox was created from the image {name} with the digest {digest}, which \
+                     this server has not: add it here"
+                ),
+            ));
+        }
+        self.hold(holder, &source)
+    }
+
     /// Keeps the same files as another holder, and returns their location.
     pub fn copy_hold(&self, name: &str, held: &str) -> Result<Root, Error> {
         let root = self.local.copy_hold(name, held).map_err(image_error)?;

@@ -21,6 +21,11 @@ pub struct Metrics {
     pub died: Counter,
     /// Runs of dead nodes of the cluster whose end this server has recorded.
     pub lost: Counter,
+    /// Hibernated runs of other nodes that this one has taken over.
+    pub adopted: Counter,
+    pub uploads: Counter,
+    pub failed_uploads: Counter,
+    pub uploaded_bytes: Counter,
     pub create_seconds: Histogram,
     pub execs: Counter,
     pub exec_timeouts: Counter,
@@ -42,6 +47,10 @@ impl Metrics {
         let destroyed = counter("runs_destroyed", "Runs that were destroyed");
         let died = counter("sandboxes_died", "Sandboxes that exited unexpectedly");
         let lost = counter("runs_lost", "Runs of dead nodes whose loss this server recorded");
+        let adopted = counter("runs_adopted", "Hibernated runs that were taken over from others");
+        let uploads = counter("uploads", "Checkpoints that were copied to the object store");
+        let failed_uploads = counter("uploads_failed", "Failed copies to the object store");
+        let uploaded_bytes = counter("uploaded_bytes", "Bytes that were sent to the object store");
         let execs = counter("execs", "Commands that were run");
         let blocked = counter("connections_blocked", "Connections of sandboxes that were blocked");
         let exec_timeouts = counter("exec_timeouts", "Commands that exceeded their timeout");
@@ -61,6 +70,10 @@ impl Metrics {
             destroyed,
             died,
             lost,
+            adopted,
+            uploads,
+            failed_uploads,
+            uploaded_bytes,
             create_seconds,
             execs,
             exec_timeouts,

@@ -26,6 +26,15 @@ fn refuse_without_linux(core: &Core, rows: &[RunRow]) -> anyhow::Result<()> {
     }
 }
 
+/// Reports whether the checkpoint of a run, which this node has taken over, is in the object
+/// store.
+async fn is_in_object_store(core: &Core, run: &LiveRun) -> anyhow::Result<bool> {
+    match &core.cluster {
+        Some(cluster) => Ok(cluster.database.run_tree(&run.id).await?.is_some()),
+        None => Ok(false),
+    }
+}
+
 /// Recovers the state of an earlier server process: keeps sandboxes that belong to a
 /// run, destroys runs without a sandbox, and removes sandboxes without a run.
 pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
@@ -62,7 +71,9 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
             }
             tracing::info!(run = %run.id, "recovered");
             monitor::start(core, &run);
-        } else if hibernated && core.state_dirs.is_hibernated(&run.id) {
+        } else if hibernated
+            && (core.state_dirs.is_hibernated(&run.id) || is_in_object_store(core, &run).await?)
+        {
             if found.is_some() {
                 // The server exited while the run was being resumed or hibernated.
                 core.engines.destroy(&run.sandbox).await?;

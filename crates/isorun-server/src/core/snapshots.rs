@@ -14,6 +14,7 @@ use super::{
     hibernation,
     live_run::{LiveRun, RunState},
     new_sandbox::{self, Origin},
+    takeover::{self, SnapshotFiles},
 };
 use crate::{
     clock::{self, millis},
@@ -43,6 +44,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     let written = async {
         match run.state() {
             RunState::Hibernated => {
+                takeover::fetch_hibernated(core, run).await?;
                 let from = core.state_dirs.hibernated_dir(&run.id);
                 let from = (hibernation::owner(core, &run.id, &run.tenant).await?, from);
                 let (draft, target) = (draft.path().to_owned(), core.state_dirs.snapshot_dir(&id));
@@ -102,7 +104,8 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
     let started = Instant::now();
     core.admit(&snapshot.settings.tenant)?;
     let reservation = core.runs.reserve(&snapshot.settings.tenant, 1)?;
-    let dir = core.state_dirs.snapshot_dir(&snapshot.id);
+    let files = takeover::snapshot_files(&core, &snapshot).await?;
+    let dir = files.dir();
     let owner = Owner::snapshot(&snapshot.id, &snapshot.settings.tenant);
     let manifest = core.archives.read(owner, &dir).await?;
     let (id, settings) = (snapshot.id, snapshot.settings);
@@ -117,6 +120,10 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
         new_sandbox::make(core, &reservation, settings, origin, started),
         Archives::verify(&dir, &manifest)
     );
+    if matches!(files, SnapshotFiles::Copy(_)) {
+        // The run keeps the image itself by now.
+        core.images.release(&id);
+    }
     match (restored, verified) {
         (Ok(run), Ok(())) => Ok(run),
         (restored, Err(error)) => {

@@ -37,7 +37,10 @@ use super::{
 };
 use crate::{
     config::DEFAULT_MEM_MIB,
-    core::cluster::{Cluster, Needs},
+    core::{
+        cluster::{Cluster, Needs},
+        takeover,
+    },
     store::RunOwner,
 };
 
@@ -57,6 +60,7 @@ pub async fn forward(
     let (Some(cluster), Some(peers)) = (&app.core.cluster, &app.peers) else {
         return Ok(next.run(request).await);
     };
+    let has_blobs = app.core.has_blobs() && !cluster.is_draining();
     let is_forwarded = request.extensions().get::<Peer>().is_some();
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let changes = request.method() != Method::GET || is_upgrade(&request);
@@ -72,16 +76,20 @@ pub async fn forward(
             }
             return Ok(next.run(request).await);
         }
-        if !is_forwarded && let Some(owner) = owner_elsewhere(cluster, &id).await? {
+        if is_forwarded {
+            takeover::wait_for_claims(&app.core).await;
+        } else if let Some(owner) = owner_or_adopted(&app, cluster, &id).await? {
             return forward_to_owner(peers, &id, &owner, request).await;
         }
     } else if !is_forwarded {
         match (route, request.method().as_str()) {
             ("/v1/runs", "POST") => return create(&app, cluster, peers, request, next).await,
-            ("/v1/runs/restore", "POST") => return restore(cluster, peers, request, next).await,
+            ("/v1/runs/restore", "POST") => {
+                return restore(has_blobs, cluster, peers, request, next).await;
+            }
             ("/v1/snapshots/{id}", "DELETE") => {
                 let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-                return at_snapshot(cluster, peers, &id, request, next).await;
+                return at_snapshot(has_blobs, cluster, peers, &id, request, next).await;
             }
             _ => {}
         }
@@ -100,9 +108,10 @@ pub async fn forward_to_port(
         return Ok(Err(request));
     };
     if request.extensions().get::<Peer>().is_some() {
+        takeover::wait_for_claims(&app.core).await;
         return Ok(Err(request));
     }
-    match owner_elsewhere(cluster, id).await? {
+    match owner_or_adopted(app, cluster, id).await? {
         Some(owner) => Ok(Ok(forward_to_owner(peers, id, &owner, request).await?)),
         None => Ok(Err(request)),
     }
@@ -139,6 +148,27 @@ pub async fn add_usage(app: &App, headers: &HeaderMap, mut usage: Usage) -> Usag
 
 fn is_upgrade(request: &Request) -> bool {
     request.headers().contains_key(header::UPGRADE)
+}
+
+/// Returns the node of a run that was not destroyed, if it is another one. A hibernated run of
+/// a node that is dead or draining is taken over instead.
+async fn owner_or_adopted(
+    app: &App,
+    cluster: &Cluster,
+    id: &RunId,
+) -> Result<Option<RunOwner>, ApiError> {
+    let Some(owner) = owner_elsewhere(cluster, id).await? else {
+        takeover::wait_for_claims(&app.core).await;
+        return Ok(None);
+    };
+    if !owner.is_replaceable {
+        return Ok(Some(owner));
+    }
+    if takeover::adopt(&app.core, id).await? {
+        return Ok(None);
+    }
+    // Another node may have taken it over meanwhile.
+    owner_elsewhere(cluster, id).await
 }
 
 /// Returns the node of a run that was not destroyed, if it is another one.
@@ -262,6 +292,7 @@ struct WantedSnapshot {
 }
 
 async fn restore(
+    has_blobs: bool,
     cluster: &Cluster,
     peers: &Peers,
     request: Request,
@@ -271,13 +302,17 @@ async fn restore(
     let wanted = serde_json::from_slice::<WantedSnapshot>(&body);
     let request = Request::from_parts(parts, Body::from(body));
     match wanted {
-        Ok(wanted) => at_snapshot(cluster, peers, &wanted.snapshot_id, request, next).await,
+        Ok(wanted) => {
+            at_snapshot(has_blobs, cluster, peers, &wanted.snapshot_id, request, next).await
+        }
         Err(_) => Ok(next.run(request).await),
     }
 }
 
-/// Handles a request where the files of a snapshot are.
+/// Handles a request where the files of a snapshot are, or here if they are in the object store
+/// and its node is dead or draining.
 async fn at_snapshot(
+    has_blobs: bool,
     cluster: &Cluster,
     peers: &Peers,
     id: &str,
@@ -289,7 +324,10 @@ async fn at_snapshot(
         Some(tenant) => cluster.database.snapshot_owner(&tenant, id).await?,
         None => None,
     };
-    let Some(owner) = owner.filter(|owner| owner.node != cluster.node.as_str()) else {
+    let is_elsewhere = |owner: &RunOwner| {
+        owner.node != cluster.node.as_str() && !(owner.is_replaceable && has_blobs)
+    };
+    let Some(owner) = owner.filter(is_elsewhere) else {
         return Ok(next.run(request).await);
     };
     let absence = format!(

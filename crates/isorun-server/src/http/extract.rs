@@ -1,7 +1,7 @@
 //! Extractors of handlers: validated bodies, queries and runs, with errors that name
 //! the cause.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -66,6 +66,11 @@ impl FromRequestParts<App> for OwnedRun {
         }
         // Runs of other tenants look like runs that do not exist.
         match app.core.store.run(&id).await?.filter(|row| row.tenant == caller.tenant) {
+            // It is being created, or another node of the cluster is taking it over.
+            Some(row) if row.destroyed_at.is_none() && app.core.cluster.is_some() => {
+                let message = format!("{id} is being moved or created: try again");
+                Err(ApiError::new(Code::RunBusy, message).after(Duration::from_secs(1)))
+            }
             Some(row) => Err(ApiError::new(
                 Code::RunDestroyed,
                 format!(

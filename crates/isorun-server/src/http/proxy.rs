@@ -69,10 +69,14 @@ pub async fn anonymous(
              API key",
         ));
     }
-    let Some(run) = app.core.runs.get(&url.run) else {
-        let forwarded = elsewhere::forward_to_port(&app, &url.run, request).await?;
-        return forwarded.map_err(|_| no_such_run(&url));
+    let request = match app.core.runs.get(&url.run) {
+        Some(_) => request,
+        None => match elsewhere::forward_to_port(&app, &url.run, request).await? {
+            Ok(response) => return Ok(response),
+            Err(request) => request,
+        },
     };
+    let run = app.core.runs.get(&url.run).ok_or_else(|| no_such_run(&url))?;
     match access::check_access(&run.defaults.urls, &url, &request)? {
         AccessDecision::Open => {
             limits::attribute(&app, request.extensions(), &run.tenant)?;

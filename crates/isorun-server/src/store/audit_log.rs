@@ -24,6 +24,8 @@ pub enum Event {
     Forked,
     Hibernated,
     Resumed,
+    /// Another node has taken it over while it was hibernated.
+    Moved,
     Snapshot,
     Destroyed,
     /// Its node died, and the sandbox with it.
@@ -43,6 +45,7 @@ impl Event {
             Self::Forked => "sandbox.forked",
             Self::Hibernated => "sandbox.hibernated",
             Self::Resumed => "sandbox.resumed",
+            Self::Moved => "sandbox.moved",
             Self::Snapshot => "sandbox.snapshot",
             Self::Destroyed => "sandbox.destroyed",
             Self::Lost => "sandbox.lost",

@@ -12,6 +12,7 @@ mod runs;
 mod schema;
 mod secrets;
 mod snapshots;
+mod trees;
 
 use std::{
     sync::{
@@ -30,6 +31,7 @@ pub use self::{
     connect::PostgresUrl,
     nodes::{NodeReport, NodeRow, RunOwner},
     secrets::ClusterSecrets,
+    trees::PendingUpload,
 };
 use super::{ClusterLimit, Database, StoreError};
 

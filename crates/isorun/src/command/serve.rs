@@ -9,8 +9,8 @@ use isorun_engine::SandboxSpec;
 use isorun_server::{
     Listening, Server,
     config::{
-        ClusterConfig, Config, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig,
-        PullPolicy, Urls,
+        BlobConfig, ClusterConfig, Config, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits,
+        NetworkConfig, PullPolicy, Urls,
     },
     data_dir, secret,
 };
@@ -106,6 +106,22 @@ pub struct ServeArgs {
     /// https://10.0.0.7:7677 [default: the address from which this machine reaches the database]
     #[arg(long, value_name = "URL", requires = "cluster", help_heading = "Cluster")]
     advertise: Option<String>,
+
+    /// The object store in which hibernated sandboxes and snapshots are kept, so that every server
+    /// of the cluster can use them: s3://BUCKET/PREFIX, with the variables AWS_... in the
+    /// environment, or file:///DIRECTORY of a file system that all servers share
+    #[arg(
+        long,
+        env = "ISORUN_BLOBS",
+        value_name = "URL",
+        requires = "cluster",
+        help_heading = "Cluster"
+    )]
+    blobs: Option<String>,
+
+    /// Maximum disk space for copies of other servers' snapshots, in MiB
+    #[arg(long, value_name = "MIB", default_value = "32768", help_heading = "Cluster")]
+    blob_cache_mib: u64,
 
     /// The time without contact to the database after which this server changes no sandboxes;
     /// half as long after that, the other servers declare its running sandboxes lost
@@ -301,19 +317,18 @@ fn config(args: ServeArgs) -> Result<Config, Failure> {
         warm: args.warm.into(),
         warm_copies: args.warm_copies.into(),
         write_client_config: !args.no_client_config,
-        cluster: cluster(args.cluster, args.peer_listen, args.advertise, args.lease),
+        cluster: args.cluster.cluster.map(|database| ClusterConfig {
+            database,
+            database_roots: args.cluster.cluster_roots,
+            peer_listen: args.peer_listen,
+            advertise: args.advertise,
+            blobs: args.blobs.map(|url| BlobConfig {
+                url,
+                max_cache_bytes: args.blob_cache_mib.saturating_mul(1 << 20),
+            }),
+            lease: args.lease,
+        }),
     })
-}
-
-fn cluster(
-    selected: ClusterArgs,
-    peer_listen: SocketAddr,
-    advertise: Option<String>,
-    lease: Duration,
-) -> Option<ClusterConfig> {
-    let database = selected.cluster?;
-    let database_roots = selected.cluster_roots;
-    Some(ClusterConfig { database, database_roots, peer_listen, advertise, lease })
 }
 
 /// Parses the lease time, from a second to ten minutes.

@@ -39,7 +39,7 @@ const BRIDGE: &str = "isorun-interpreter";
 
 /// The crates of isorun, each with all others of them that it may depend on directly; and
 /// what tests share, which depends on neither product.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     (
         "isorun",
         &[

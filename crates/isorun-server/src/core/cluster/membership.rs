@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use isorun_api::OnIdle;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
-    super::{Core, destroy},
+    super::{Core, destroy, hibernation, live_run::RunState, takeover},
     Cluster, LeaseState, RENEWALS_PER_LEASE,
 };
 use crate::{
@@ -41,6 +42,7 @@ async fn run(core: std::sync::Weak<Core>) {
                 if let Err(error) = survey(&core, cluster).await {
                     tracing::warn!(%error, "cannot survey the cluster");
                 }
+                follow(&core, cluster).await;
             }
             Err(StoreError::Fenced) => {
                 cluster.set_fenced();
@@ -104,6 +106,31 @@ async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
         }
         if lost.len() < LOST_RUNS_PER_BATCH as usize {
             return Ok(());
+        }
+    }
+}
+
+/// Takes note of the hibernated runs that other nodes have taken over, and hibernates what may
+/// be hibernated while this node is drained.
+async fn follow(core: &Arc<Core>, cluster: &Cluster) {
+    if let Err(error) = takeover::follow_claims(core).await {
+        tracing::warn!(error = error.message, "cannot read the runs of this node");
+    }
+    if !cluster.is_draining() {
+        return;
+    }
+    for run in core.runs.list(None) {
+        let may_hibernate = run.row.on_idle == OnIdle::Hibernate
+            && matches!(run.state(), RunState::Running)
+            && !run.activity.is_in_use();
+        if may_hibernate {
+            let core = Arc::clone(core);
+            // Not waited for, since it may take longer than the lease.
+            tokio::spawn(async move {
+                if let Err(error) = hibernation::hibernate(&core, &run).await {
+                    tracing::warn!(error = error.message, run = %run.id, "cannot hibernate");
+                }
+            });
         }
     }
 }

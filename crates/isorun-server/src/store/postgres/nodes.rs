@@ -67,6 +67,8 @@ pub struct RunOwner {
     pub url: String,
     /// True if it was declared dead. Whether another one responds is found out by asking it.
     pub is_dead: bool,
+    /// True if another node may use its checkpoint in the object store instead of asking it.
+    pub is_replaceable: bool,
     /// `None` for a snapshot.
     pub status: Option<Status>,
 }
@@ -206,7 +208,9 @@ impl Postgres {
     pub async fn run_owner(&self, id: &RunId) -> Result<Option<RunOwner>, StoreError> {
         let found = self
             .query_opt(
-                "SELECT node, url, state IN ('dead', 'removed') AS is_dead, status
+                "SELECT node, url, state IN ('dead', 'removed') AS is_dead, status,
+                     (state <> 'up' OR lease_until < now()) AND status = 'hibernated'
+                     AND tree_generation = generation AS is_replaceable
                  FROM runs JOIN nodes ON nodes.id = node
                  WHERE runs.id = $1 AND destroyed_at IS NULL",
                 params![id.to_string()],
@@ -225,7 +229,8 @@ impl Postgres {
     ) -> Result<Option<RunOwner>, StoreError> {
         let found = self
             .query_opt(
-                "SELECT node, url, state IN ('dead', 'removed') AS is_dead
+                "SELECT node, url, state IN ('dead', 'removed') AS is_dead,
+                     (state <> 'up' OR lease_until < now()) AND tree IS NOT NULL AS is_replaceable
                  FROM snapshots JOIN nodes ON nodes.id = node
                  WHERE snapshots.id = $1 AND tenant = $2",
                 params![id.to_owned(), tenant.to_owned()],
@@ -379,6 +384,7 @@ fn read_owner(row: &Row) -> Result<RunOwner, StoreError> {
         node: column(row, "node")?,
         url: column(row, "url")?,
         is_dead: column(row, "is_dead")?,
+        is_replaceable: column::<Option<bool>>(row, "is_replaceable")?.unwrap_or(false),
         status: None,
     })
 }

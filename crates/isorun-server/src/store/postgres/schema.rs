@@ -13,7 +13,9 @@ const STEPS: &[&str] = &["
         only_row BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (only_row),
         secret TEXT NOT NULL,
         authority_certificate TEXT NOT NULL,
-        authority_key TEXT NOT NULL
+        authority_key TEXT NOT NULL,
+        -- The last collection of garbage in the object store.
+        collected_at TIMESTAMPTZ NOT NULL DEFAULT now()
     );
     -- The epoch of a node is raised when it joins and when it is declared dead.
     CREATE TABLE nodes (
@@ -67,7 +69,10 @@ const STEPS: &[&str] = &["
         cpu_ms BIGINT NOT NULL DEFAULT 0,
         mem_peak_bytes BIGINT NOT NULL DEFAULT 0,
         disk_used_bytes BIGINT NOT NULL DEFAULT 0,
-        audit_bytes BIGINT NOT NULL DEFAULT 0
+        audit_bytes BIGINT NOT NULL DEFAULT 0,
+        -- The checkpoint of this generation in the object store.
+        tree TEXT,
+        tree_generation BIGINT
     );
     CREATE INDEX runs_open_of_node ON runs (node, created_at) WHERE destroyed_at IS NULL;
     CREATE INDEX runs_open_of_tenant ON runs (tenant) WHERE destroyed_at IS NULL;
@@ -98,7 +103,8 @@ const STEPS: &[&str] = &["
         on_idle TEXT NOT NULL,
         auto_resume BOOLEAN NOT NULL,
         size_bytes BIGINT NOT NULL,
-        created_at BIGINT NOT NULL
+        created_at BIGINT NOT NULL,
+        tree TEXT
     );
     CREATE INDEX snapshots_of_tenant ON snapshots (tenant, created_at, id);
     CREATE TABLE pulled_images (

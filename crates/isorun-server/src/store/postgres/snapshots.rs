@@ -111,8 +111,10 @@ impl SnapshotTable for Postgres {
 
     async fn delete_snapshot(&self, id: &str) -> Result<(), StoreError> {
         self.change(
-            "DELETE FROM snapshots USING fence
-             WHERE snapshots.id = $3 AND snapshots.node = fence.id RETURNING created_at AS result",
+            "DELETE FROM snapshots USING fence, nodes AS owner
+             WHERE snapshots.id = $3 AND owner.id = snapshots.node
+             AND (owner.id = fence.id OR owner.state <> 'up' OR owner.lease_until < now())
+             RETURNING created_at AS result",
             params![id.to_owned()],
         )
         .await

@@ -1,0 +1,143 @@
+//! The checkpoints in the object store, which are its trees: of hibernated runs and of
+//! snapshots; and taking over the hibernated runs of other nodes.
+
+use std::collections::HashSet;
+
+use isorun_api::RunId;
+use isorun_blobs::TreeId;
+
+use super::{super::StoreError, Postgres, column, int, number, params, parsed};
+
+/// The time between two collections of garbage, of all nodes together, in seconds.
+const COLLECTION_INTERVAL_SECS: f64 = 3600.0;
+
+/// A checkpoint on the disk of this node that is not in the object store yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PendingUpload {
+    Run { id: RunId, generation: u64 },
+    Snapshot { id: String },
+}
+
+impl Postgres {
+    /// Returns up to `limit` checkpoints of this node that are not in the object store yet,
+    /// the oldest first.
+    pub async fn pending_uploads(&self, limit: u32) -> Result<Vec<PendingUpload>, StoreError> {
+        let (node, _) = self.node()?;
+        let rows = self
+            .query(
+                "SELECT id, generation, TRUE AS is_run, created_at FROM runs
+                 WHERE node = $1 AND destroyed_at IS NULL AND status = 'hibernated'
+                 AND tree_generation IS DISTINCT FROM generation
+                 UNION ALL SELECT id, 0, FALSE, created_at FROM snapshots
+                 WHERE node = $1 AND tree IS NULL
+                 ORDER BY created_at, id LIMIT $2",
+                params![node, i64::from(limit)],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(if column(row, "is_run")? {
+                    let id = parsed(row, "id", |text| text.parse().ok())?;
+                    PendingUpload::Run { id, generation: number(row, "generation")? }
+                } else {
+                    PendingUpload::Snapshot { id: column(row, "id")? }
+                })
+            })
+            .collect()
+    }
+
+    /// Records the tree of a checkpoint. Returns false if it is no longer needed.
+    pub async fn record_tree(
+        &self,
+        upload: &PendingUpload,
+        tree: TreeId,
+    ) -> Result<bool, StoreError> {
+        let recorded = match upload {
+            PendingUpload::Run { id, generation } => {
+                self.change(
+                    "UPDATE runs SET tree = $4, tree_generation = $5 FROM fence
+                     WHERE runs.id = $3 AND runs.node = fence.id AND destroyed_at IS NULL
+                     AND status = 'hibernated' AND generation = $5 RETURNING generation AS result",
+                    params![id.to_string(), tree.to_string(), int(*generation)],
+                )
+                .await?
+            }
+            PendingUpload::Snapshot { id } => {
+                self.change(
+                    "UPDATE snapshots SET tree = $4 FROM fence
+                     WHERE snapshots.id = $3 AND snapshots.node = fence.id
+                     RETURNING created_at AS result",
+                    params![id.clone(), tree.to_string()],
+                )
+                .await?
+            }
+        };
+        Ok(recorded.is_some())
+    }
+
+    /// Returns the tree of a run's latest checkpoint, if it is in the object store.
+    pub async fn run_tree(&self, id: &RunId) -> Result<Option<TreeId>, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT tree FROM runs WHERE id = $1 AND tree_generation = generation",
+                params![id.to_string()],
+            )
+            .await?;
+        found.map(|row| parsed(&row, "tree", |text| text.parse().ok())).transpose()
+    }
+
+    /// Returns the tree of a snapshot, if it is in the object store.
+    pub async fn snapshot_tree(&self, id: &str) -> Result<Option<TreeId>, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT tree FROM snapshots WHERE id = $1 AND tree IS NOT NULL",
+                params![id.to_owned()],
+            )
+            .await?;
+        found.map(|row| parsed(&row, "tree", |text| text.parse().ok())).transpose()
+    }
+
+    /// Makes a hibernated run of another node a run of this one. Returns false unless its
+    /// checkpoint is in the object store, and its node is dead, draining, or without a lease:
+    /// then that node changes the run no more.
+    pub async fn claim_run(&self, id: &RunId) -> Result<bool, StoreError> {
+        let claimed = self
+            .change(
+                "UPDATE runs SET node = fence.id FROM fence, nodes AS owner
+                 WHERE runs.id = $3 AND owner.id = runs.node AND runs.node <> fence.id
+                 AND runs.status = 'hibernated' AND runs.destroyed_at IS NULL
+                 AND runs.tree_generation = runs.generation
+                 AND (owner.state <> 'up' OR owner.lease_until < now())
+                 RETURNING runs.generation AS result",
+                params![id.to_string()],
+            )
+            .await?;
+        Ok(claimed.is_some())
+    }
+
+    /// Reports whether it is the turn of this node to collect garbage. It is not, for any
+    /// node, for an hour afterwards.
+    pub async fn take_collection_turn(&self) -> Result<bool, StoreError> {
+        let taken = self
+            .query(
+                "UPDATE cluster SET collected_at = now()
+                 WHERE collected_at < now() - make_interval(secs => $1) RETURNING TRUE",
+                params![COLLECTION_INTERVAL_SECS],
+            )
+            .await?;
+        Ok(!taken.is_empty())
+    }
+
+    /// Returns all trees that a run or a snapshot refers to.
+    pub async fn referenced_trees(&self) -> Result<HashSet<TreeId>, StoreError> {
+        let rows = self
+            .query(
+                "SELECT tree FROM runs
+                 WHERE destroyed_at IS NULL AND tree_generation = generation
+                 UNION SELECT tree FROM snapshots WHERE tree IS NOT NULL",
+                params![],
+            )
+            .await?;
+        rows.iter().map(|row| parsed(row, "tree", |text| text.parse().ok())).collect()
+    }
+}
