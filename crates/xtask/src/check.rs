@@ -51,7 +51,7 @@ enum Outcome {
 }
 
 pub fn run(args: &CheckArgs) -> Result<()> {
-    let rows: [(&str, CheckFn); 25] = [
+    let rows: [(&str, CheckFn); 26] = [
         ("format", Box::new(format)),
         ("edges", Box::new(edges)),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -60,6 +60,7 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         ("links", Box::new(|| problems(links::find(&files()?)?))),
         ("evidence", Box::new(|| problems(evidence::find(&files()?)?))),
         ("words", Box::new(|| problems(words::find(&files()?)?))),
+        ("kubernetes", Box::new(kubernetes)),
         ("generated", Box::new(generated)),
         ("clippy", Box::new(clippy)),
         ("docs", Box::new(docs)),
@@ -150,6 +151,16 @@ fn docs() -> Result<Outcome> {
     let mut cargo = process::cargo(&["doc", "--quiet", "--no-deps", "--workspace"]);
     cargo.env("RUSTDOCFLAGS", "-D warnings");
     passes(cargo)
+}
+
+/// Checks the manifests of Kubernetes by the schemas of Kubernetes, and by each other.
+fn kubernetes() -> Result<Outcome> {
+    let lock = workspace::lock()?;
+    let mut python = Command::new(setup::kubernetes_schemas()?);
+    drop(lock);
+    python.arg(workspace::root().join("crates/xtask/kubernetes/validate.py"));
+    python.arg(workspace::root());
+    passes(python)
 }
 
 fn generated() -> Result<Outcome> {

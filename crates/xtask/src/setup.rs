@@ -63,6 +63,7 @@ pub fn everything() -> Result<()> {
     sdk_tests()?;
     notebook_packages()?;
     client_library()?;
+    kubernetes_schemas()?;
     cargo_deny()?;
     debian::image_tools()?;
     eprintln!("==> all tools are installed");
@@ -454,6 +455,17 @@ pub fn sbom_validator() -> Result<PathBuf> {
         "cyclonedx",
         "crates/xtask/release/requirements.txt",
         "cyclonedx-python-lib, which validates the bill of materials of a release",
+    )?;
+    Ok(venv.join("bin/python"))
+}
+
+/// Installs the schemas of Kubernetes, and what compares manifests with them. Returns the Python
+/// interpreter.
+pub fn kubernetes_schemas() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "kubernetes",
+        "crates/xtask/kubernetes/requirements.txt",
+        "kubernetes-validate, which has the schemas of Kubernetes",
     )?;
     Ok(venv.join("bin/python"))
 }
