@@ -198,16 +198,21 @@ impl Core {
             ));
         }
         if let Some(cluster) = &self.cluster {
-            if cluster.is_draining() {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "this server accepts no new runs, since its operator is draining it",
-                )
-                .after(DRAINING_RETRY_DELAY));
-            }
             self.require_lease(cluster)?;
         }
         self.guard.admit(tenant)
+    }
+
+    /// Fails if a tenant may not create a new run at the moment.
+    fn admit_run(&self, tenant: &str) -> Result<(), Error> {
+        if self.cluster.as_ref().is_some_and(Cluster::is_draining) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "this server accepts no new runs, since its operator is draining it",
+            )
+            .after(DRAINING_RETRY_DELAY));
+        }
+        self.admit(tenant)
     }
 
     /// Fails if this is a node of a cluster whose lease has expired: the other nodes may have
@@ -288,7 +293,7 @@ impl Core {
         self.stopping.cancel();
         self.end_sandboxes().await;
         if let Some(cluster) = &self.cluster
-            && let Err(error) = cluster.database.leave().await
+            && let Err(error) = cluster.leave().await
         {
             tracing::warn!(%error, "cannot leave the cluster");
         }

@@ -35,7 +35,7 @@ pub use self::{
     placement::{Needs, choose},
     report::measure,
 };
-use crate::store::{NodeRow, Postgres};
+use crate::store::{NodeRow, Postgres, StoreError};
 
 /// The part of the lease time that passes between two renewals.
 const RENEWALS_PER_LEASE: u32 = 5;
@@ -51,6 +51,8 @@ pub struct Cluster {
     nodes: RwLock<Vec<NodeRow>>,
     /// The runs that this node has placed since then, by node.
     placed: Mutex<Vec<(String, u64)>>,
+    /// Held during a renewal. True after this node has left.
+    left: tokio::sync::Mutex<bool>,
 }
 
 /// The state of a node's lease.
@@ -74,6 +76,7 @@ impl Cluster {
             state: RwLock::new(state),
             nodes: RwLock::default(),
             placed: Mutex::default(),
+            left: tokio::sync::Mutex::default(),
         }
     }
 
@@ -101,6 +104,12 @@ impl Cluster {
     /// Returns the nodes at the last renewal.
     pub fn nodes(&self) -> Vec<NodeRow> {
         self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the lease, which is not renewed any more.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        *self.left.lock().await = true;
+        self.database.leave().await
     }
 
     /// Chooses a node for a new run, among those that are not excluded.

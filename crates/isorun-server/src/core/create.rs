@@ -23,7 +23,7 @@ pub async fn create(
     tenant: &str,
     params: CreateParams,
 ) -> Result<Arc<LiveRun>, Error> {
-    core.admit(tenant)?;
+    core.admit_run(tenant)?;
     let creation = {
         let (core, tenant) = (Arc::clone(core), tenant.to_owned());
         async move {

@@ -47,7 +47,7 @@ async fn create_children(
     parent: &Arc<LiveRun>,
     count: usize,
 ) -> Result<Vec<Arc<LiveRun>>, Error> {
-    core.admit(&parent.tenant)?;
+    core.admit_run(&parent.tenant)?;
     let _change = parent.lifecycle_lock.lock().await;
     let _use = parent.begin()?;
     let reservation = core.runs.reserve(&parent.tenant, count)?;

@@ -102,7 +102,7 @@ pub async fn restore(core: &Arc<Core>, tenant: &str, id: &str) -> Result<Arc<Liv
 
 async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, Error> {
     let started = Instant::now();
-    core.admit(&snapshot.settings.tenant)?;
+    core.admit_run(&snapshot.settings.tenant)?;
     let reservation = core.runs.reserve(&snapshot.settings.tenant, 1)?;
     let files = takeover::snapshot_files(&core, &snapshot).await?;
     let dir = files.dir();

@@ -16,10 +16,17 @@ use super::{
     monitor,
     network::Settings,
 };
-use crate::store::{AuditLog, Event, RunRow, SnapshotRow};
+use crate::{
+    clock,
+    store::{AuditLog, Ending, Event, RunRow, SnapshotRow},
+};
 
 /// The time after which a client may retry when the object store is not available.
 const RETRY_DELAY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The longest time that the creation of a run can take, in milliseconds: pulling its image
+/// comes before its row.
+const MAX_CREATION_MS: i64 = 600_000;
 
 /// Makes a hibernated run of another node a run of this one, if that node changes it no more.
 /// Returns whether it is a run of this node now.
@@ -91,12 +98,39 @@ pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
             forget_moved(core, &run).await?;
         }
     }
-    for row in rows.iter().filter(|row| row.status == Status::Hibernated) {
-        if core.runs.get(&row.id).is_none() && core.blobs.is_some() {
-            register(core, &row.id).await?;
+    for row in rows.iter().filter(|row| core.runs.get(&row.id).is_none()) {
+        let age_ms = clock::now_ms().saturating_sub(row.created_at);
+        match row.status {
+            Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await?,
+            Status::Creating | Status::Running if age_ms > MAX_CREATION_MS => {
+                end_unknown(core, &row.id).await?;
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Records the end of a run without a sandbox, whose creation failed when the database did not
+/// respond, so that it was not known what had been recorded.
+async fn end_unknown(core: &Core, id: &RunId) -> Result<(), Error> {
+    let sandbox = id.as_str().parse();
+    let sandbox = sandbox.map_err(|error| Error::internal("cannot name the sandbox", error))?;
+    if core.engines.stats(&sandbox).await.is_ok() {
+        return Ok(());
+    }
+    tracing::warn!(run = %id, "a run has no sandbox: its creation failed");
+    let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone()).await?;
+    let reason = "its creation failed";
+    log.append(Event::Destroyed, json!({ "reason": reason })).await?;
+    let ending = Ending {
+        reason: reason.to_owned(),
+        destroyed_at: clock::now_ms(),
+        cpu_ms: 0,
+        mem_peak_bytes: 0,
+        disk_used_bytes: 0,
+    };
+    Ok(core.store.end_run(id, ending).await?)
 }
 
 /// Forgets a run that another node has claimed, with its files here.

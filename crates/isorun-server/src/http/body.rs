@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -163,6 +164,43 @@ pub fn find_cause<'error, E: std::error::Error + 'static>(
         cause = error.source();
     }
     None
+}
+
+/// A request body that is forwarded. An error in reading it is kept, as that for the client.
+pub struct WatchedBody {
+    body: Body,
+    failure: Arc<Mutex<Option<ApiError>>>,
+}
+
+impl WatchedBody {
+    pub fn new(body: Body, failure: Arc<Mutex<Option<ApiError>>>) -> Self {
+        Self { body, failure }
+    }
+}
+
+impl http_body::Body for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let Poll::Ready(Some(Err(error))) = polled else { return polled };
+        let text = error.to_string();
+        let failure = body_error(error);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        Poll::Ready(Some(Err(axum::Error::new(text))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Converts the error of a request body that was not read to its end.

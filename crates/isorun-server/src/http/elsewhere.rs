@@ -11,7 +11,10 @@
 //!             handled here
 //! ```
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -25,12 +28,14 @@ use futures_util::future::JoinAll;
 use isorun_api::{RunId, Status, Usage};
 use isorun_interpreter::InterpreterImage;
 use isorun_peers::Peer;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::{
     App,
     auth::Caller,
+    body::WatchedBody,
     error::{ApiError, Code},
     json_body::{collect, is_json},
     peers::{Peers, peer_error},
@@ -65,7 +70,9 @@ pub async fn forward(
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let changes = request.method() != Method::GET || is_upgrade(&request);
     if let Some(rest) = route.strip_prefix("/v1/runs/{id}") {
-        let id = request.uri().path().split('/').nth(3).and_then(|id| id.parse::<RunId>().ok());
+        let id = request.uri().path().split('/').nth(3).unwrap_or_default();
+        // Decoded, as the handlers get it.
+        let id = percent_decode_str(id).decode_utf8().ok().and_then(|id| id.parse::<RunId>().ok());
         // The logs of all runs are in the database.
         let Some(id) = id.filter(|_| rest != "/audit") else {
             return Ok(next.run(request).await);
@@ -88,7 +95,8 @@ pub async fn forward(
                 return restore(has_blobs, cluster, peers, request, next).await;
             }
             ("/v1/snapshots/{id}", "DELETE") => {
-                let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                let id = request.uri().path().rsplit('/').next().unwrap_or_default();
+                let id = percent_decode_str(id).decode_utf8_lossy().into_owned();
                 return at_snapshot(has_blobs, cluster, peers, &id, request, next).await;
             }
             _ => {}
@@ -210,7 +218,13 @@ async fn send(
     if owner.is_dead {
         return Err(absent());
     }
+    let failure = Arc::new(Mutex::new(None));
+    let request = request.map(|body| Body::new(WatchedBody::new(body, Arc::clone(&failure))));
     peers.send(&owner.node, &owner.url, request).await.map_err(|error| {
+        // The fault may be the client's, which has not sent the request to its end.
+        if let Some(failure) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return failure;
+        }
         if error.is_retryable() {
             tracing::warn!(%error, node = owner.node, "cannot forward a request");
             return absent();

@@ -114,6 +114,9 @@ fn default_url(config: &ClusterConfig, listening: SocketAddr) -> Result<String> 
 
 /// Returns the error for a client whose request could not be forwarded.
 pub fn peer_error(node: &str, error: &PeerError) -> ApiError {
+    if let PeerError::InvalidRequest(why) = error {
+        return ApiError::invalid(*why);
+    }
     tracing::warn!(%error, node, "cannot forward a request");
     let message = if error.is_retryable() {
         format!(

@@ -60,6 +60,8 @@ use params;
 #[derive(Clone)]
 pub struct Postgres {
     pool: Pool,
+    /// The connection for the lease, which does not wait for other statements.
+    lease_pool: Pool,
     shared: Arc<Shared>,
 }
 
@@ -71,9 +73,9 @@ struct Shared {
 }
 
 impl Postgres {
-    fn new(pool: Pool) -> Self {
+    fn new(pool: Pool, lease_pool: Pool) -> Self {
         let shared = Shared { node: OnceLock::new(), is_down: AtomicBool::new(false) };
-        Self { pool, shared: Arc::new(shared) }
+        Self { pool, lease_pool, shared: Arc::new(shared) }
     }
 
     /// Returns the id and epoch of this node. Fails before it has joined.
@@ -94,21 +96,13 @@ impl Postgres {
         if self.shared.is_down.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("it does not respond".to_owned()));
         }
-        self.attempt(statement, params).await
+        run(&self.pool, statement, params).await
     }
 
-    /// Runs a statement, also while the server is known to be away.
+    /// Runs a statement on the connection for the lease, also while the server is known to be
+    /// away.
     async fn attempt(&self, statement: &str, params: SqlParams) -> Result<Vec<Row>, StoreError> {
-        let querying = async {
-            let client: Object = self.pool.get().await.map_err(unavailable)?;
-            let prepared = client.prepare_cached(statement).await.map_err(error_of)?;
-            let params: Vec<&(dyn ToSql + Sync)> =
-                params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
-            client.query(&prepared, &params).await.map_err(error_of)
-        };
-        timeout(STATEMENT_TIMEOUT, querying)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("it did not respond in time".into())))
+        run(&self.lease_pool, statement, params).await
     }
 
     async fn query_opt(
@@ -163,6 +157,20 @@ impl Database for Postgres {
     async fn is_reachable(&self) -> bool {
         self.query("SELECT 1", SqlParams::new()).await.is_ok()
     }
+}
+
+/// Runs a statement on a connection of a pool, and returns its rows.
+async fn run(pool: &Pool, statement: &str, params: SqlParams) -> Result<Vec<Row>, StoreError> {
+    let querying = async {
+        let client: Object = pool.get().await.map_err(unavailable)?;
+        let prepared = client.prepare_cached(statement).await.map_err(error_of)?;
+        let params: Vec<&(dyn ToSql + Sync)> =
+            params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
+        client.query(&prepared, &params).await.map_err(error_of)
+    };
+    timeout(STATEMENT_TIMEOUT, querying)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("it did not respond in time".into())))
 }
 
 /// Returns a column of a row.

@@ -32,7 +32,8 @@ pub trait SnapshotTable: Send + Sync {
     /// Returns the snapshots whose files are on this server, the oldest first.
     async fn snapshots_here(&self) -> Result<Vec<SnapshotRow>, StoreError>;
 
-    /// Returns the size of the snapshots and audit logs of each tenant, in bytes.
+    /// Returns the size of the snapshots on this server, and of the audit logs, of each tenant, in
+    /// bytes.
     async fn stored_bytes(&self) -> Result<HashMap<String, u64>, StoreError>;
 
     /// Records the tenant that an image was pulled for, and its size on disk.

@@ -24,7 +24,7 @@ pub struct ClusterArgs {
         value_name = "URL",
         help_heading = "Cluster"
     )]
-    pub cluster: Option<PostgresUrl>,
+    cluster: Option<String>,
 
     /// Additional certificate authorities of the server of the database
     #[arg(long, global = true, value_name = "FILE.pem", help_heading = "Cluster")]
@@ -32,10 +32,17 @@ pub struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// Returns the URL of the database; `None` if no cluster is selected. It is parsed here,
+    /// since the parser of options would print an invalid one with its password.
+    pub fn url(&self) -> Result<Option<PostgresUrl>, Failure> {
+        let parsed = self.cluster.as_ref().map(|url| url.parse()).transpose();
+        parsed.map_err(|why| Failure::usage(format!("--cluster or ISORUN_CLUSTER: {why}")))
+    }
+
     /// Opens the database and the secret of the cluster; `None` if no cluster is selected.
-    pub async fn open(&self) -> anyhow::Result<Option<(Postgres, Secret)>> {
-        let Some(url) = &self.cluster else { return Ok(None) };
-        Ok(Some(isorun_server::open_cluster(url, self.cluster_roots.as_deref()).await?))
+    pub async fn open(&self) -> Result<Option<(Postgres, Secret)>, Failure> {
+        let Some(url) = self.url()? else { return Ok(None) };
+        Ok(Some(isorun_server::open_cluster(&url, self.cluster_roots.as_deref()).await?))
     }
 
     /// Opens the database of the cluster, which has to be selected.

@@ -1,12 +1,19 @@
 //! `isorun node`: the servers of a cluster. Works on the database of the cluster.
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Subcommand;
-use isorun_server::store::NodeRow;
+use isorun_server::store::{NodeRow, Postgres};
 
 use super::{cluster_args::ClusterArgs, table};
 use crate::failure::Failure;
+
+/// The longest time to wait until another node has recorded the end of sandboxes.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
+const RECORD_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(clap::Args)]
 pub struct NodeArgs {
@@ -37,6 +44,10 @@ enum NodeCommand {
     Rm {
         /// Its id, as `node ls` shows it
         id: String,
+        /// Its disk is lost: first give up the hibernated sandboxes and snapshots that are not in
+        /// the object store
+        #[arg(long)]
+        lost_disk: bool,
     },
 }
 
@@ -57,7 +68,10 @@ pub fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
                     .hint("`isorun node ls` lists the nodes")),
                 }
             }
-            NodeCommand::Rm { id } => {
+            NodeCommand::Rm { id, lost_disk } => {
+                if lost_disk {
+                    give_up_disk(&database, &id).await?;
+                }
                 let removed = database.remove_node(&id).await;
                 match removed.map_err(anyhow::Error::from)? {
                     true => Ok(ExitCode::SUCCESS),
@@ -72,6 +86,27 @@ pub fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
             }
         }
     })
+}
+
+/// Gives up what only the disk of a node had. The other nodes then record the end of its
+/// sandboxes, which is waited for.
+async fn give_up_disk(database: &Postgres, id: &str) -> Result<(), Failure> {
+    let given_up = database.give_up_disk(id).await.map_err(anyhow::Error::from)?;
+    let Some((runs, snapshots)) = given_up else {
+        return Err(Failure::usage(format!("the node {id:?} does not exist, or is running"))
+            .hint("stop it first, and wait until its lease has expired"));
+    };
+    table::line(&format!("{runs} hibernated sandboxes and {snapshots} snapshots are lost"))?;
+    let deadline = Instant::now() + RECORD_TIMEOUT;
+    while Instant::now() < deadline {
+        let lost = database.lost_runs_of(id).await.map_err(anyhow::Error::from)?;
+        if lost == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(RECORD_POLL_INTERVAL).await;
+    }
+    Err(Failure::usage("no other node has recorded yet that the sandboxes are lost")
+        .hint("another server of the cluster has to run; then try again"))
 }
 
 /// Returns the state of a node, for people.

@@ -317,7 +317,7 @@ fn config(args: ServeArgs) -> Result<Config, Failure> {
         warm: args.warm.into(),
         warm_copies: args.warm_copies.into(),
         write_client_config: !args.no_client_config,
-        cluster: args.cluster.cluster.map(|database| ClusterConfig {
+        cluster: args.cluster.url()?.map(|database| ClusterConfig {
             database,
             database_roots: args.cluster.cluster_roots,
             peer_listen: args.peer_listen,

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
@@ -156,6 +157,26 @@ async fn ports_and_streams_are_reached_through_every_node() {
         seen += &String::from_utf8_lossy(&part.unwrap());
     }
     assert!(seen.contains("second") && seen.contains("exit"), "{seen}");
+    // An id is decoded as the node of the sandbox does it.
+    let encoded = foreign.get(&format!("/v1/runs/%72{}", &id[1..])).await;
+    assert_eq!((encoded.0.as_u16(), &encoded.1["id"]), (200, &json!(id)));
+    // A request that the client breaks off is the client's fault at every node.
+    for node in [own, foreign] {
+        let mut stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
+        let head = format!(
+            "POST /v1/runs/{id}/exec HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ncontent-length: 100\r\n\r\n{{\"comm",
+            node.key
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 400") && answer.contains("end of the body"),
+            "{answer}"
+        );
+    }
     // A terminal of a sandbox of another node.
     let (mut shell, _) = open_shell(foreign, &id, "").await;
     send_json(&mut shell, json!({ "type": "run", "command": "sleep 600", "timeout": 600 })).await;
@@ -253,6 +274,15 @@ async fn the_command_lists_and_checks_the_nodes() {
     let text = String::from_utf8_lossy(&unreachable.stderr).into_owned();
     assert!(!unreachable.status.success() && !text.contains("secret"), "{text}");
     assert!(text.contains("cannot use the database of the cluster"), "{text}");
+    for invalid in
+        ["postgres://me:hunter2@db.example/isorun?sslmode=disable", "postgres://a:hunter2@b"]
+    {
+        for arguments in [&["node", "ls"][..], &["serve"]] {
+            let refused = node.command().args(arguments).env("ISORUN_CLUSTER", invalid).output();
+            let text = String::from_utf8(refused.await.unwrap().stderr).unwrap();
+            assert!(text.contains("ISORUN_CLUSTER") && !text.contains("hunter2"), "{text}");
+        }
+    }
     // A key that is created once is valid at each node until it is revoked.
     let tenant = cluster.tenant().await;
     let clients = cluster.clients(&tenant);

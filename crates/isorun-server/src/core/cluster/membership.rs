@@ -35,8 +35,14 @@ async fn run(core: std::sync::Weak<Core>) {
         let Some(core) = core.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
         let interval = cluster.lease / RENEWALS_PER_LEASE;
+        let has_left = cluster.left.lock().await;
+        if *has_left {
+            return;
+        }
         let started = Instant::now();
-        match renew(&core, cluster, interval * 2).await {
+        let renewed = renew(&core, cluster, interval * 2).await;
+        drop(has_left);
+        match renewed {
             Ok(()) => {
                 cluster.set_renewed(started);
                 if let Err(error) = survey(&core, cluster).await {

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{
 
 use super::{Postgres, StoreError, schema};
 
-/// The largest number of connections of one node.
+/// The largest number of connections of one node, beside that for its lease.
 const MAX_CONNECTIONS: usize = 16;
 /// The longest time until a connection is established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -137,24 +137,32 @@ impl Postgres {
         url: &PostgresUrl,
         extra_roots: Option<&Path>,
     ) -> Result<Self, StoreError> {
-        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = if url.uses_tls {
-            Manager::from_config(url.config.clone(), tls(extra_roots)?, config)
-        } else {
-            Manager::from_config(url.config.clone(), NoTls, config)
-        };
-        let pool = Pool::builder(manager)
-            .max_size(MAX_CONNECTIONS)
-            .wait_timeout(Some(WAIT_TIMEOUT))
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .recycle_timeout(Some(CONNECT_TIMEOUT))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| StoreError::Postgres(error.to_string()))?;
-        let database = Self::new(pool);
+        let pools = (pool(url, extra_roots, MAX_CONNECTIONS)?, pool(url, extra_roots, 1)?);
+        let database = Self::new(pools.0, pools.1);
         schema::migrate(&database.pool).await?;
         Ok(database)
     }
+}
+
+fn pool(
+    url: &PostgresUrl,
+    extra_roots: Option<&Path>,
+    max_connections: usize,
+) -> Result<Pool, StoreError> {
+    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = if url.uses_tls {
+        Manager::from_config(url.config.clone(), tls(extra_roots)?, config)
+    } else {
+        Manager::from_config(url.config.clone(), NoTls, config)
+    };
+    Pool::builder(manager)
+        .max_size(max_connections)
+        .wait_timeout(Some(WAIT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .recycle_timeout(Some(CONNECT_TIMEOUT))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| StoreError::Postgres(error.to_string()))
 }
 
 fn tls(extra_roots: Option<&Path>) -> Result<MakeRustlsConnect, StoreError> {

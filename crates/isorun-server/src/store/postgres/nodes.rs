@@ -173,11 +173,12 @@ impl Postgres {
     }
 
     /// Makes a node accept no new runs, or accept them again. Returns false if it does not
-    /// exist or is dead.
+    /// exist, is dead or was removed.
     pub async fn set_draining(&self, id: &str, is_draining: bool) -> Result<bool, StoreError> {
         let changed = self
             .query(
-                "UPDATE nodes SET state = $2 WHERE id = $1 AND state <> 'dead' RETURNING id",
+                "UPDATE nodes SET state = $2 WHERE id = $1 AND state IN ('up', 'draining')
+                 RETURNING id",
                 params![id.to_owned(), if is_draining { "draining" } else { "up" }],
             )
             .await?;
@@ -202,6 +203,32 @@ impl Postgres {
             )
             .await?;
         Ok(!removed.is_empty())
+    }
+
+    /// Gives up the hibernated runs and the snapshots of a node without a lease that are not in
+    /// the object store, since its disk is lost: other nodes record the runs as lost. Returns
+    /// the number of runs and of snapshots; `None` if the node has a lease or does not exist.
+    pub async fn give_up_disk(&self, id: &str) -> Result<Option<(u64, u64)>, StoreError> {
+        let given_up = self
+            .query_opt(
+                "WITH node AS (
+                     UPDATE nodes SET state = 'dead', epoch = epoch + 1
+                     WHERE id = $1 AND lease_until < now() AND state <> 'removed' RETURNING id
+                 ), runs AS (
+                     UPDATE runs SET status = 'failed' FROM node WHERE runs.node = node.id
+                     AND status = 'hibernated' AND destroyed_at IS NULL
+                     AND tree_generation IS DISTINCT FROM generation RETURNING runs.id
+                 ), snapshots AS (
+                     DELETE FROM snapshots USING node WHERE snapshots.node = node.id
+                     AND tree IS NULL RETURNING snapshots.id
+                 )
+                 SELECT (SELECT COUNT(*) FROM runs) AS runs,
+                     (SELECT COUNT(*) FROM snapshots) AS snapshots FROM node",
+                params![id.to_owned()],
+            )
+            .await?;
+        let Some(row) = given_up else { return Ok(None) };
+        Ok(Some((number(&row, "runs")?, number(&row, "snapshots")?)))
     }
 
     /// Returns the node of a run that was not destroyed.
@@ -292,6 +319,18 @@ impl Postgres {
                 })
             })
             .collect()
+    }
+
+    /// Returns the number of runs of a dead node that are lost and not recorded as destroyed.
+    pub async fn lost_runs_of(&self, node: &str) -> Result<u64, StoreError> {
+        let found = self
+            .query_opt(
+                "SELECT COUNT(*) AS runs FROM runs WHERE node = $1 AND destroyed_at IS NULL
+                 AND status IN ('running', 'failed', 'creating')",
+                params![node.to_owned()],
+            )
+            .await?;
+        found.map_or(Ok(0), |row| number(&row, "runs"))
     }
 
     /// Records the end of a run of a dead node, with the last entry of its audit log. Returns

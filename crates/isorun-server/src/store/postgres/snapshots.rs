@@ -69,14 +69,16 @@ impl SnapshotTable for Postgres {
     }
 
     async fn stored_bytes(&self) -> Result<HashMap<String, u64>, StoreError> {
+        let (node, _) = self.node()?;
+        // The logs are in the database, of which there is one for all nodes.
         let rows = self
             .query(
                 "SELECT tenant, SUM(bytes)::BIGINT AS bytes FROM (
-                     SELECT tenant, size_bytes AS bytes FROM snapshots
+                     SELECT tenant, size_bytes AS bytes FROM snapshots WHERE node = $1
                      UNION ALL SELECT tenant, audit_bytes FROM usage
                      UNION ALL SELECT tenant, audit_bytes FROM runs WHERE destroyed_at IS NULL
                  ) AS stored GROUP BY tenant",
-                params![],
+                params![node],
             )
             .await?;
         rows.iter().map(|row| Ok((column(row, "tenant")?, number(row, "bytes")?))).collect()

@@ -144,6 +144,37 @@ async fn a_node_that_was_declared_dead_stops_with_its_sandboxes() {
     again.assert_served().await;
 }
 
+/// A node whose disk is lost can be removed, with what only its disk had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_is_lost_can_be_removed() {
+    let mut cluster = Cluster::start(2);
+    let id = cluster.create_on(1, interpreter()).await;
+    let snapshot = cluster.nodes[0].snapshot(&id).await;
+    cluster.nodes[0].change(&id, "hibernate").await;
+    let mut dead = cluster.nodes.pop().unwrap();
+    let node = Cluster::id(&dead);
+    dead.signal(Signal::KILL);
+    dead.exited().await;
+    let one = &cluster.nodes[0];
+    let rm = ["node", "--cluster", &cluster.url, "rm", &node];
+    assert!(!one.run(&rm).await.status.success(), "it has a hibernated sandbox");
+    wait_until("its lease has expired", async || cluster.list(one).await[&node]["state"] == "down")
+        .await;
+    let removed = one.run(&[&rm[..], &["--lost-disk"]].concat()).await;
+    let text = String::from_utf8_lossy(&removed.stdout).into_owned();
+    assert!(
+        removed.status.success() && text.contains("1 hibernated sandboxes and 1"),
+        "{removed:?}"
+    );
+    assert_eq!(cluster.list(one).await.len(), 1);
+    refused(&one.get(&format!("/v1/runs/{id}")).await, 404, "run_destroyed", "lost");
+    let restored = one.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
+    refused(&restored, 404, "snapshot_not_found", "does not exist");
+    let drained = one.run(&["node", "--cluster", &cluster.url, "drain", &node]).await;
+    assert!(!drained.status.success(), "it was removed");
+    assert_logs_hold(&cluster, one).await;
+}
+
 /// A stopped node leaves: its hibernated sandboxes stay its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_stopped_and_started_keeps_its_hibernated_sandboxes() {
