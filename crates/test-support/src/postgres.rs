@@ -1,5 +1,5 @@
-//! A PostgreSQL server of the test's own: Debian's programs, with a data directory that is
-//! removed afterwards.
+//! A PostgreSQL server of the test's own: the machine's programs, or those that `cargo xtask
+//! setup` has unpacked, with a data directory that is removed afterwards.
 
 use std::{
     fs,
@@ -22,6 +22,14 @@ const UNPRIVILEGED_USER: u32 = 65534;
 /// The longest time until the server accepts connections.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Debian's directory of the versions of PostgreSQL, relative to the root.
+const VERSIONS: &str = "usr/lib/postgresql";
+/// The variable that names the directory of unpacked packages, which `.cargo/config.toml` sets.
+const UNPACKED_VARIABLE: &str = "ISORUN_POSTGRES_DIR";
+/// Shows the unpacked packages in a directory that every user can reach: the checkout may be one
+/// that only root can enter. Only the program and its children have the mount.
+const MOUNT: &str = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
+
 /// A server on a port of the loopback address, without passwords.
 pub struct PostgresServer {
     port: u16,
@@ -42,10 +50,11 @@ impl PostgresServer {
         let dir = std::env::temp_dir().join(format!("postgres-{}-{}", std::process::id(), next()));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir(dir.join("files")).unwrap();
         if is_root() {
             chown(&dir, Some(UNPRIVILEGED_USER), Some(UNPRIVILEGED_USER)).unwrap();
         }
-        let made = program("initdb")
+        let made = server_program("initdb", &dir)
             .arg("-D")
             .arg(dir.join("data"))
             .args(["-U", "isorun", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"])
@@ -80,7 +89,7 @@ impl PostgresServer {
         // ends, so a thread of its own has to stay.
         let thread = thread::spawn(move || {
             let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-            let mut child = program("postgres")
+            let mut child = server_program("postgres", &dir)
                 .arg("-D")
                 .arg(dir.join("data"))
                 .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
@@ -130,7 +139,8 @@ impl PostgresServer {
 
     /// Runs a statement, and returns what it prints without headers.
     pub fn psql(&self, database: &str, statement: &str) -> Result<String, String> {
-        let output = Command::new(find("psql"))
+        let output = find("psql")
+            .command()
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "isorun", "-AtXq"])
             .args(["-v", "ON_ERROR_STOP=1", "-c", statement, database])
             .env("PGCONNECT_TIMEOUT", "5")
@@ -164,25 +174,77 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Returns a command of PostgreSQL that runs as an unprivileged user and ends with this process.
-fn program(name: &str) -> Command {
+/// A program of PostgreSQL.
+struct PostgresProgram {
+    path: PathBuf,
+    /// The directory of the unpacked packages, if it is one of them.
+    unpacked: Option<PathBuf>,
+}
+
+impl PostgresProgram {
+    /// Returns a command that finds the program's libraries.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some(unpacked) = &self.unpacked {
+            command.env("LD_LIBRARY_PATH", libraries(unpacked));
+        }
+        command
+    }
+}
+
+/// Returns a command of the server, whose directory is `dir`, that runs as an unprivileged user
+/// and ends with this process.
+fn server_program(name: &str, dir: &Path) -> Command {
+    let PostgresProgram { mut path, unpacked } = find(name);
+    let mut root = unpacked.clone();
     let mut command = Command::new("setpriv");
+    if let Some(unpacked) = unpacked.filter(|_| is_root()) {
+        let mounted = dir.join("files");
+        path = mounted.join(path.strip_prefix(&unpacked).unwrap());
+        command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-c", MOUNT, "sh"]).arg(unpacked).arg(&mounted);
+        command.arg("setpriv");
+        root = Some(mounted);
+    }
     if is_root() {
         let user = UNPRIVILEGED_USER.to_string();
         command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
     }
-    command.args(["--pdeathsig", "QUIT", "--"]).arg(find(name));
+    command.args(["--pdeathsig", "QUIT", "--"]).arg(path);
     command.env("LC_ALL", "C").env_remove("PGDATA");
+    if let Some(root) = root {
+        command.env("LD_LIBRARY_PATH", libraries(&root));
+    }
     command
 }
 
-/// Finds a program of PostgreSQL. Debian has those of the server in a directory of its version.
-fn find(name: &str) -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = versions
-        .map(|version| version.path().join("bin").join(name))
-        .filter(|path| path.is_file())
-        .collect();
-    found.sort();
-    found.pop().unwrap_or_else(|| Path::new(name).to_owned())
+/// Finds a program: that of the newest version on this machine, or else that of unpacked
+/// packages.
+fn find(name: &str) -> PostgresProgram {
+    let on_path = || {
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file())
+    };
+    if let Some(path) = newest(Path::new("/"), name).or_else(on_path) {
+        return PostgresProgram { path, unpacked: None };
+    }
+    let unpacked = std::env::var_os(UNPACKED_VARIABLE).map(PathBuf::from);
+    let path = unpacked.as_ref().and_then(|unpacked| newest(unpacked, name));
+    let path = path.unwrap_or_else(|| {
+        panic!("there is no {name} of PostgreSQL: `cargo xtask setup` installs it")
+    });
+    PostgresProgram { path, unpacked }
+}
+
+/// Returns a program of the newest version below `root`. Debian has those of the server in a
+/// directory of their version.
+fn newest(root: &Path, name: &str) -> Option<PathBuf> {
+    let versions = fs::read_dir(root.join(VERSIONS)).into_iter().flatten().flatten();
+    let programs = versions.map(|version| version.path().join("bin").join(name));
+    programs.filter(|path| path.is_file()).max()
+}
+
+fn libraries(root: &Path) -> PathBuf {
+    root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
 }

@@ -1,6 +1,7 @@
 //! Installs programs that isorun and its tests run, from packages of Debian.
 
 mod pins;
+mod postgres;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -11,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 pub use self::pins::Pins;
+pub use self::postgres::{DIR_VARIABLE as POSTGRES_DIR_VARIABLE, postgres};
 use crate::digest::Inputs;
 use crate::{process, progress, stamp, workspace};
 

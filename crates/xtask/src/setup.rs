@@ -66,6 +66,7 @@ pub fn everything() -> Result<()> {
     kubernetes_schemas()?;
     cargo_deny()?;
     debian::image_tools()?;
+    debian::postgres()?;
     eprintln!("==> all tools are installed");
     Ok(())
 }

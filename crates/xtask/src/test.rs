@@ -35,8 +35,8 @@ pub struct TestArgs {
 
 #[derive(Subcommand)]
 enum Suite {
-    /// Run only tests that need neither root nor a network nor other tools than Rust and
-    /// Python, in less than two minutes once everything is compiled
+    /// Run only tests that need neither root nor a network nor other tools than Rust, Python
+    /// and PostgreSQL, in less than two minutes once everything is compiled
     Quick {
         /// Arguments for `cargo test --workspace`
         #[arg(last = true)]
@@ -56,7 +56,8 @@ enum Suite {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Run only the tests of the Python package isorun, in sdk/python
+    /// Run only the tests of the Python package isorun, in sdk/python: on one server, and on a
+    /// cluster of three with a PostgreSQL server of the tests' own
     Sdk {
         /// Arguments for pytest
         #[arg(last = true)]
@@ -150,6 +151,7 @@ fn rust(args: &[String]) -> Result<()> {
     setup::javascript_libraries()?;
     setup::client_library()?;
     debian::image_tools()?;
+    debian::postgres()?;
     linux::ensure()?;
     eprintln!("==> cargo test --workspace");
     let mut command =
@@ -164,6 +166,7 @@ fn rust(args: &[String]) -> Result<()> {
 fn quick(args: &[String]) -> Result<()> {
     guests::ensure()?;
     setup::javascript_libraries()?;
+    debian::postgres()?;
     javascript_guest()?;
     runners()?;
     let selected = ["--lib", "--bins", "--test", "sandbox", "--test", "codec"];
