@@ -1,10 +1,12 @@
 //! The Python package `isorun`, in `sdk/python`: its tests, which run on the
-//! installed wheel against the server of this tree, its types, and a demo.
+//! installed wheel against the server of this tree, alone and in a cluster, its types, and a
+//! demo.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -27,20 +29,33 @@ pub fn build_for_tests() -> Result<()> {
     process::run_quiet(cargo)
 }
 
-/// Runs the tests with a server that was built before. `args` are passed to pytest.
+/// The sizes of the clusters that the tests run on; 1 is a server that is in none.
+const NODES: [u32; 2] = [1, 3];
+
+/// Runs the tests with a server that was built before: on one, and on a cluster. `args` are
+/// passed to pytest.
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;
     linux::ensure()?;
     debian::browser()?;
+    let postgres = debian::postgres()?;
     let site = install(&python)?;
-    eprintln!("==> pytest sdk/python/tests");
-    let mut pytest = Command::new(python);
-    pytest.current_dir(workspace::root().join("sdk/python"));
-    pytest.args(["-m", "pytest"]).args(args);
-    pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
-    pytest.env("ISORUN_COMMAND", command()?);
-    pytest.env("ISORUN_NOTEBOOK_PACKAGES", setup::notebook_packages()?);
-    process::run(pytest)
+    let notebook = setup::notebook_packages()?;
+    for nodes in NODES {
+        let start = Instant::now();
+        eprintln!("==> pytest sdk/python/tests, servers: {nodes}");
+        let mut pytest = Command::new(&python);
+        pytest.current_dir(workspace::root().join("sdk/python"));
+        pytest.args(["-m", "pytest"]).args(args);
+        pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
+        pytest.env("ISORUN_COMMAND", command()?);
+        pytest.env("ISORUN_NOTEBOOK_PACKAGES", &notebook);
+        pytest.env("ISORUN_TEST_NODES", nodes.to_string());
+        pytest.env(debian::POSTGRES_DIR_VARIABLE, &postgres);
+        process::run(pytest)?;
+        eprintln!("    done in {}", progress::seconds(start.elapsed()));
+    }
+    Ok(())
 }
 
 /// Starts a server that was built before, and runs a Python program that creates a

@@ -1,23 +1,20 @@
-"""Shared fixtures: a real server, and asynchronous tests."""
+"""Shared fixtures: a real server or cluster, and asynchronous tests."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from images import python_image
+from servers import NODES, SEED, Server, serving
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,36 +30,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     # A test that hangs fails instead of blocking the others forever.
     asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 120))
     return True
-
-
-@dataclass
-class Server:
-    """A server that the tests started."""
-
-    url: str
-    key: str
-    config: Path
-    """The directory to which it wrote the configuration of clients."""
-    data: Path
-    """Its data directory."""
-
-    def import_image(self, path: Path, name: str, *, is_layout: bool = False) -> None:
-        """Imports the files of an image, or an OCI layout."""
-        kind = [] if is_layout else ["--rootfs"]
-        subprocess.run(
-            [os.environ["ISORUN_COMMAND"], "image", "import", "--quiet", *kind, path, name],
-            env=os.environ | {"ISORUN_DATA_DIR": str(self.data)},
-            check=True,
-            timeout=120,
-        )
-
-    def wait_until_gone(self, run: str | None) -> None:
-        """Waits until a sandbox was destroyed. The requests do not count as activity in it."""
-        headers = {"authorization": f"Bearer {self.key}"}
-        end = time.monotonic() + 60
-        while httpx.get(f"{self.url}/v1/runs/{run}", headers=headers).status_code == 200:
-            assert time.monotonic() < end, "the sandbox still exists"
-            time.sleep(0.02)
 
 
 def notebook_image(root: Path) -> None:
@@ -98,37 +65,17 @@ def notebook(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    # `cargo xtask test` builds it. Without it these tests fail.
-    command = os.environ["ISORUN_COMMAND"]
-    data, config = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("config")
     image = tmp_path_factory.mktemp("image")
     python_image(image)
-    subprocess.run(
-        [command, "image", "import", "--quiet", "--rootfs", image, "python:3.12"],
-        env=os.environ | {"ISORUN_DATA_DIR": str(data)},
-        check=True,
-        timeout=120,
-    )
-    process = subprocess.Popen(
-        [command, "serve", "--listen", "127.0.0.1:0", "--no-pull", "--log", "warn"],
-        env=os.environ | {"ISORUN_DATA_DIR": str(data), "XDG_CONFIG_HOME": str(config)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        # The server has started when it has printed the API key.
-        for line in process.stdout:
-            if "ISORUN_API_KEY=" in line:
-                break
-        else:
-            pytest.fail(f"the server did not start: {process.wait()}")
-        written = json.loads((config / "isorun" / "client.json").read_text())
-        yield Server(written["api_url"], written["api_key"], config, data)
-    finally:
-        process.terminate()
-        process.stdout.close()
-        assert process.wait(60) == 0
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        server.import_image(image, "python:3.12")
+        yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows how to repeat what the load balancer has drawn."""
+    if NODES > 1:
+        terminalreporter.write_line(f"cluster of {NODES} nodes, ISORUN_TEST_SEED={SEED}")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Server
+from servers import Server
 
 ROOT = Path(__file__).parents[3]
 STATE = ["run-code", "interpreters", "shell", "forking", "hibernation", "snapshots", "fork-hazards"]

@@ -18,7 +18,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from conftest import Server
+from servers import Server
 
 TOOLS = [
     "run_command",
@@ -281,14 +281,7 @@ async def test_an_interpreter_as_image(server: Server) -> None:
 
 
 async def test_over_http_each_key_has_its_own_sessions(server: Server) -> None:
-    created = subprocess.run(
-        [os.environ["ISORUN_COMMAND"], "keys", "create", "other"],
-        env=os.environ | {"ISORUN_DATA_DIR": str(server.data)},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    other = created.stdout.strip()
+    other = server.create_key("other")
     before = sandboxes(server)
     with listening(server) as url:
         async with over_http(url, server.key) as first, over_http(url, other) as second:

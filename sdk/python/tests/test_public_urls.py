@@ -4,8 +4,6 @@ sandbox, in a real browser."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from chromium import Tab, chromium
+from servers import serving
 
 from isorun import Sandbox
 
@@ -189,18 +188,8 @@ def test_each_sandbox_has_its_own_origin_below_localhost(browser: str) -> None:
 
 
 def test_cookies_are_not_set_for_the_parent_domain(browser: str, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "ISORUN_DATA_DIR": str(tmp_path / "data"),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-    }
-    command = [os.environ["ISORUN_COMMAND"], "serve", "--listen", "127.0.0.1:0", "--no-pull"]
-    command += ["--log", "warn", "--domain", "http://sandboxes.test"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        assert any("ISORUN_API_KEY=" in line for line in process.stdout)
-        written = json.loads((tmp_path / "config/isorun/client.json").read_text())
-        address, key = written["api_url"], written["api_key"]
+    with serving(tmp_path, "--domain", "http://sandboxes.test") as server:
+        address, key = server.url, server.key
         port = urlsplit(address).port
         with (
             Sandbox("host", api_url=address, api_key=key) as one,
@@ -241,7 +230,3 @@ def test_cookies_are_not_set_for_the_parent_domain(browser: str, tmp_path: Path)
             with Tab.open(browser, other) as tab:
                 tab.until("document.title", "page")
                 assert tab.run("localStorage.secret") == "of the other", "it was cleared"
-    finally:
-        process.terminate()
-        process.stdout.close()
-        assert process.wait(60) == 0

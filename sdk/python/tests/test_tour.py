@@ -9,7 +9,7 @@ import time
 
 import httpx
 import pytest
-from conftest import Server
+from servers import Server
 
 from isorun import Sandbox
 
