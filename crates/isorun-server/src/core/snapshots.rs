@@ -104,7 +104,7 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
     let started = Instant::now();
     core.admit_run(&snapshot.settings.tenant)?;
     let reservation = core.runs.reserve(&snapshot.settings.tenant, 1)?;
-    let files = takeover::snapshot_files(&core, &snapshot).await?;
+    let files = takeover::snapshot_files(core, &snapshot).await?;
     let dir = files.dir();
     let owner = Owner::snapshot(&snapshot.id, &snapshot.settings.tenant);
     let manifest = core.archives.read(owner, &dir).await?;
