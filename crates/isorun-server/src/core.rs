@@ -6,7 +6,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | errors and checks of parameters | `error`, `validate`, `create_params` |
-//! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics`, `cluster` |
+//! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics`, `cluster`, `checkpoint_files` |
 //! | [`Core`], which owns them | this file; `start_engines` |
 //! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change`, `takeover` |
 //! | new runs | `new_sandbox`, `create`, `fork`, `snapshots` |
@@ -16,6 +16,7 @@ pub mod accounts;
 mod activity;
 mod archive;
 pub mod block_reports;
+mod checkpoint_files;
 pub mod cluster;
 mod cpu_weights;
 pub mod create;
@@ -30,6 +31,7 @@ mod guard_thread;
 pub mod hibernation;
 mod images;
 pub mod live_run;
+mod membership;
 pub mod metrics;
 mod monitor;
 pub mod network;
@@ -173,7 +175,7 @@ impl Core {
         });
         reports.start(&core);
         // Before the recovery, which may take longer than the lease.
-        cluster::start(&core);
+        membership::start(&core);
         recovery::recover(&core).await?;
         guard_thread::start(&core).context("cannot start the thread that guards the machine")?;
         uploads::start(&core);

@@ -4,7 +4,6 @@
 //! | module | subject |
 //! |---|---|
 //! | `member` | joining: the id of the node, the secrets of the cluster, its certificate |
-//! | `membership` | the task that renews the lease and declares other nodes dead |
 //! | `report` | what a node reports of itself |
 //! | `placement` | the choice of a node |
 //!
@@ -18,7 +17,6 @@
 //! ```
 
 mod member;
-mod membership;
 mod placement;
 mod report;
 
@@ -31,28 +29,24 @@ use isorun_peers::NodeId;
 
 pub use self::{
     member::{Member, open_database},
-    membership::start,
     placement::{Needs, choose},
     report::measure,
 };
 use crate::store::{NodeRow, Postgres, StoreError};
-
-/// The part of the lease time that passes between two renewals.
-const RENEWALS_PER_LEASE: u32 = 5;
 
 /// A server's membership in a cluster.
 pub struct Cluster {
     pub node: NodeId,
     pub database: Postgres,
     /// The lease time.
-    lease: Duration,
+    pub lease: Duration,
     state: RwLock<LeaseState>,
     /// The nodes at the last renewal.
     nodes: RwLock<Vec<NodeRow>>,
     /// The runs that this node has placed since then, by node.
     placed: Mutex<Vec<(String, u64)>>,
     /// Held during a renewal. True after this node has left.
-    left: tokio::sync::Mutex<bool>,
+    pub left: tokio::sync::Mutex<bool>,
 }
 
 /// The state of a node's lease.
@@ -82,6 +76,39 @@ impl Cluster {
 
     fn state(&self) -> LeaseState {
         *self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_state(&self, change: impl FnOnce(&mut LeaseState)) {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Records a renewal that began at this time.
+    pub fn set_renewed(&self, started: Instant) {
+        self.change_state(|state| {
+            state.renewed = started;
+            state.unbroken_since.get_or_insert(started);
+        });
+    }
+
+    /// Records that a renewal failed.
+    pub fn set_interrupted(&self) {
+        self.change_state(|state| state.unbroken_since = None);
+    }
+
+    /// Records that another node has declared this one dead.
+    pub fn set_fenced(&self) {
+        self.change_state(|state| state.is_fenced = true);
+    }
+
+    /// Returns the time for which all renewals were successful.
+    pub fn unbroken_time(&self) -> Duration {
+        self.state().unbroken_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Sets what the nodes have reported.
+    pub fn set_nodes(&self, nodes: Vec<NodeRow>) {
+        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Reports whether the lease is valid: only then this node may change its runs.

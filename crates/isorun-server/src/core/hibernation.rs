@@ -13,9 +13,9 @@ use serde_json::json;
 use super::{
     Core,
     archive::{Archives, Kind, Owner},
+    checkpoint_files,
     error::{Error, ErrorKind},
     live_run::{LiveRun, RunState},
-    takeover,
 };
 use crate::{
     clock::millis,
@@ -180,9 +180,14 @@ pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
                 _ => return Err(state_error(&run)),
             }
             let started = Instant::now();
+            // Before any process of it runs here: from now on no other node takes it over.
+            core.store.set_resuming(&run.id, true).await?;
             run.set_state(RunState::Resuming);
             if let Err(error) = restore_from_disk(&core, &run).await {
                 run.set_state(RunState::Hibernated);
+                if let Err(error) = core.store.set_resuming(&run.id, false).await {
+                    tracing::warn!(%error, run = %run.id, "cannot record a failed resume");
+                }
                 return Err(error);
             }
             run.activity.touch();
@@ -197,7 +202,7 @@ pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
 }
 
 async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error> {
-    takeover::fetch_hibernated(core, run).await?;
+    checkpoint_files::fetch_hibernated(core, run).await?;
     let dir = core.state_dirs.hibernated_dir(&run.id);
     let owner = owner(core, &run.id, &run.tenant).await?;
     let manifest = core.archives.read(owner, &dir).await?;

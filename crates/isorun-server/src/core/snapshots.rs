@@ -8,13 +8,13 @@ use serde_json::json;
 use super::{
     Core,
     archive::{Archives, Owner},
+    checkpoint_files::{self, SnapshotFiles},
     destroy::destroy,
     destroy_on_drop::DestroyOnDrop,
     error::{Error, ErrorKind},
     hibernation,
     live_run::{LiveRun, RunState},
     new_sandbox::{self, Origin},
-    takeover::{self, SnapshotFiles},
 };
 use crate::{
     clock::{self, millis},
@@ -44,7 +44,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     let written = async {
         match run.state() {
             RunState::Hibernated => {
-                takeover::fetch_hibernated(core, run).await?;
+                checkpoint_files::fetch_hibernated(core, run).await?;
                 let from = core.state_dirs.hibernated_dir(&run.id);
                 let from = (hibernation::owner(core, &run.id, &run.tenant).await?, from);
                 let (draft, target) = (draft.path().to_owned(), core.state_dirs.snapshot_dir(&id));
@@ -104,7 +104,7 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
     let started = Instant::now();
     core.admit_run(&snapshot.settings.tenant)?;
     let reservation = core.runs.reserve(&snapshot.settings.tenant, 1)?;
-    let files = takeover::snapshot_files(core, &snapshot).await?;
+    let files = checkpoint_files::snapshot_files(core, &snapshot).await?;
     let dir = files.dir();
     let owner = Owner::snapshot(&snapshot.id, &snapshot.settings.tenant);
     let manifest = core.archives.read(owner, &dir).await?;

@@ -1,28 +1,24 @@
-//! Checkpoints of other nodes: a hibernated run of a node that is dead or draining becomes a
-//! run of this one, and the files of its checkpoint, or of a snapshot, are taken from the
-//! object store when they are needed.
+//! Taking over the hibernated runs of other nodes that are dead or draining, and following
+//! those that other nodes take over.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use isorun_api::{RunId, Status};
-use isorun_blobs::{Blobs, CachedTree, Error as BlobError};
 use serde_json::json;
 
 use super::{
     Core,
+    checkpoint_files::fetch,
     cluster::Cluster,
-    error::{Error, ErrorKind},
+    error::Error,
     live_run::{LiveRun, RunState},
     monitor,
     network::Settings,
 };
 use crate::{
     clock,
-    store::{AuditLog, Ending, Event, RunRow, SnapshotRow},
+    store::{AuditLog, Ending, Event},
 };
-
-/// The time after which a client may retry when the object store is not available.
-const RETRY_DELAY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The longest time that the creation of a run can take, in milliseconds: pulling its image
 /// comes before its row.
@@ -58,13 +54,23 @@ pub async fn wait_for_claims(core: &Core) {
 }
 
 async fn adopt_one(core: &Arc<Core>, cluster: &Cluster, id: &RunId) -> Result<bool, Error> {
-    let before = cluster.database.run_owner(id).await?;
-    if !cluster.database.claim_run(id).await? {
-        return Ok(false);
+    let (owner, row) = (cluster.database.run_owner(id).await?, core.store.run(id).await?);
+    let tree = cluster.database.run_tree(id).await?;
+    let (Some(owner), Some(row), Some(tree)) = (owner, row, tree) else { return Ok(false) };
+    // First: its node may be the only one with a good copy, which it deletes after the claim.
+    fetch(core, &row, tree).await?;
+    let claimed = cluster.database.claim_run(id, tree).await;
+    if !matches!(claimed, Ok(true)) {
+        // After an unclear answer of the database it is found out with the next renewal.
+        if matches!(claimed, Ok(false)) {
+            core.state_dirs.remove_hibernated(id).await;
+            core.images.release(id.as_str());
+        }
+        return Ok(claimed?);
     }
     register(core, id).await?;
     let Some(run) = core.runs.get(id) else { return Ok(false) };
-    let from = before.map(|owner| owner.node).unwrap_or_default();
+    let from = owner.node;
     tracing::info!(run = %id, from, "took over a hibernated run");
     core.metrics.adopted.inc();
     run.log.append(Event::Moved, json!({ "from": from, "to": cluster.node })).await?;
@@ -149,82 +155,4 @@ async fn forget_moved(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error>
     core.state_dirs.remove_hibernated(&run.id).await;
     core.images.release(run.sandbox.as_str());
     Ok(())
-}
-
-/// Brings the files of a run's latest checkpoint to this node, if they are not here. The
-/// caller holds the `lifecycle_lock`.
-pub async fn fetch_hibernated(core: &Core, run: &LiveRun) -> Result<(), Error> {
-    if core.state_dirs.is_hibernated(&run.id) {
-        return Ok(());
-    }
-    let Some((cluster, blobs)) = cluster_blobs(core) else { return Ok(()) };
-    let Some(tree) = cluster.database.run_tree(&run.id).await? else { return Ok(()) };
-    hold_image(core, run.sandbox.as_str(), &run.row).await?;
-    let draft = core.state_dirs.draft_dir()?;
-    let files = draft.path().join("tree");
-    blobs.download(tree, files.clone()).await.map_err(blob_error)?;
-    std::fs::rename(&files, core.state_dirs.hibernated_dir(&run.id))
-        .map_err(|error| Error::internal("cannot write a checkpoint to the disk", error))
-}
-
-/// Keeps the image of a checkpoint from another node in use by a holder. A missing image is
-/// pulled by its digest.
-async fn hold_image(core: &Core, holder: &str, row: &RunRow) -> Result<(), Error> {
-    core.images.hold_digest(holder, &row.tenant, &row.image, &row.digest).await
-}
-
-/// The files of a snapshot.
-pub enum SnapshotFiles {
-    /// Those of a snapshot of this node.
-    Here(PathBuf),
-    /// A copy of those of another node's snapshot.
-    Copy(CachedTree),
-}
-
-impl SnapshotFiles {
-    pub fn dir(&self) -> PathBuf {
-        match self {
-            Self::Here(dir) => dir.clone(),
-            Self::Copy(tree) => tree.path().to_owned(),
-        }
-    }
-}
-
-/// Returns the files of a snapshot, and keeps its image in use by `holder`, which is that of
-/// the snapshot itself if it is of this node.
-pub async fn snapshot_files(core: &Core, snapshot: &SnapshotRow) -> Result<SnapshotFiles, Error> {
-    let here = core.state_dirs.snapshot_dir(&snapshot.id);
-    let Some((cluster, blobs)) = cluster_blobs(core).filter(|_| !here.is_dir()) else {
-        return Ok(SnapshotFiles::Here(here));
-    };
-    let Some(tree) = cluster.database.snapshot_tree(&snapshot.id).await? else {
-        return Ok(SnapshotFiles::Here(here));
-    };
-    let settings = &snapshot.settings;
-    core.images
-        .hold_digest(&snapshot.id, &settings.tenant, &settings.image, &settings.digest)
-        .await?;
-    Ok(SnapshotFiles::Copy(blobs.cached(tree).await.map_err(blob_error)?))
-}
-
-fn cluster_blobs(core: &Core) -> Option<(&Cluster, &Blobs)> {
-    core.cluster.as_ref().zip(core.blobs.as_ref())
-}
-
-fn blob_error(error: BlobError) -> Error {
-    tracing::error!(%error, "cannot take a checkpoint from the object store");
-    match error {
-        BlobError::Unavailable { .. } | BlobError::TooSlow { .. } => Error::new(
-            ErrorKind::Unavailable,
-            "the checkpoint is in the object store of the cluster, which is not available: try \
-             again later",
-        )
-        .after(RETRY_DELAY),
-        BlobError::NotFound { .. } | BlobError::Damaged { .. } => Error::new(
-            ErrorKind::SnapshotDamaged,
-            "the checkpoint in the object store of the cluster is damaged or missing, and was not \
-             restored",
-        ),
-        error => Error::internal("cannot take the checkpoint from the object store", error),
-    }
 }

@@ -85,7 +85,10 @@ pub async fn forward(
         }
         if is_forwarded {
             takeover::wait_for_claims(&app.core).await;
-        } else if let Some(owner) = owner_or_adopted(&app, cluster, &id).await? {
+        } else if let Some(owner) = {
+            let caller = request.extensions().get::<Caller>().cloned();
+            owner_or_adopted(&app, cluster, &id, caller.as_ref()).await?
+        } {
             return forward_to_owner(peers, &id, &owner, request).await;
         }
     } else if !is_forwarded {
@@ -119,7 +122,7 @@ pub async fn forward_to_port(
         takeover::wait_for_claims(&app.core).await;
         return Ok(Err(request));
     }
-    match owner_or_adopted(app, cluster, id).await? {
+    match owner_or_adopted(app, cluster, id, None).await? {
         Some(owner) => Ok(Ok(forward_to_owner(peers, id, &owner, request).await?)),
         None => Ok(Err(request)),
     }
@@ -164,12 +167,15 @@ async fn owner_or_adopted(
     app: &App,
     cluster: &Cluster,
     id: &RunId,
+    caller: Option<&Caller>,
 ) -> Result<Option<RunOwner>, ApiError> {
     let Some(owner) = owner_elsewhere(cluster, id).await? else {
         takeover::wait_for_claims(&app.core).await;
         return Ok(None);
     };
-    if !owner.is_replaceable {
+    // A URL without a key has the id of the run as its secret.
+    let is_allowed = caller.is_none_or(|caller| caller.tenant == owner.tenant);
+    if !owner.is_replaceable || !is_allowed {
         return Ok(Some(owner));
     }
     if takeover::adopt(&app.core, id).await? {

@@ -141,6 +141,10 @@ pub trait RunTable: Send + Sync {
     /// Records that a run was hibernated, with its resource usage so far.
     async fn run_hibernated(&self, id: &RunId, used: ResourceUsage) -> Result<(), StoreError>;
 
+    /// Records that this server begins or ceases to resume a hibernated run, so that no other
+    /// node of the cluster takes it over meanwhile. Fails if one has.
+    async fn set_resuming(&self, id: &RunId, is_resuming: bool) -> Result<(), StoreError>;
+
     /// Records that a run was resumed. Its checkpoint belongs to an earlier generation
     /// from now on.
     async fn run_resumed(&self, id: &RunId) -> Result<(), StoreError>;

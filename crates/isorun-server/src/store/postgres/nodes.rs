@@ -69,6 +69,7 @@ pub struct RunOwner {
     pub is_dead: bool,
     /// True if another node may use its checkpoint in the object store instead of asking it.
     pub is_replaceable: bool,
+    pub tenant: String,
     /// `None` for a snapshot.
     pub status: Option<Status>,
 }
@@ -235,7 +236,7 @@ impl Postgres {
     pub async fn run_owner(&self, id: &RunId) -> Result<Option<RunOwner>, StoreError> {
         let found = self
             .query_opt(
-                "SELECT node, url, state IN ('dead', 'removed') AS is_dead, status,
+                "SELECT node, url, tenant, state IN ('dead', 'removed') AS is_dead, status,
                      (state <> 'up' OR lease_until < now()) AND status = 'hibernated'
                      AND tree_generation = generation AS is_replaceable
                  FROM runs JOIN nodes ON nodes.id = node
@@ -256,7 +257,7 @@ impl Postgres {
     ) -> Result<Option<RunOwner>, StoreError> {
         let found = self
             .query_opt(
-                "SELECT node, url, state IN ('dead', 'removed') AS is_dead,
+                "SELECT node, url, tenant, state IN ('dead', 'removed') AS is_dead,
                      (state <> 'up' OR lease_until < now()) AND tree IS NOT NULL AS is_replaceable
                  FROM snapshots JOIN nodes ON nodes.id = node
                  WHERE snapshots.id = $1 AND tenant = $2",
@@ -422,6 +423,7 @@ fn read_owner(row: &Row) -> Result<RunOwner, StoreError> {
     Ok(RunOwner {
         node: column(row, "node")?,
         url: column(row, "url")?,
+        tenant: column(row, "tenant")?,
         is_dead: column(row, "is_dead")?,
         is_replaceable: column::<Option<bool>>(row, "is_replaceable")?.unwrap_or(false),
         status: None,

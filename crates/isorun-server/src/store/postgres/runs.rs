@@ -82,8 +82,12 @@ impl RunTable for Postgres {
         self.update(id, columns, values).await.map(drop)
     }
 
+    async fn set_resuming(&self, id: &RunId, is_resuming: bool) -> Result<(), StoreError> {
+        self.update(id, "resuming = $4", params![is_resuming]).await.map(drop)
+    }
+
     async fn run_resumed(&self, id: &RunId) -> Result<(), StoreError> {
-        let columns = "status = $4, generation = generation + 1";
+        let columns = "status = $4, generation = generation + 1, resuming = FALSE";
         self.update(id, columns, params![Status::Running.name()]).await.map(drop)
     }
 

@@ -72,7 +72,9 @@ const STEPS: &[&str] = &["
         audit_bytes BIGINT NOT NULL DEFAULT 0,
         -- The checkpoint of this generation in the object store.
         tree TEXT,
-        tree_generation BIGINT
+        tree_generation BIGINT,
+        -- Its node has begun to resume it.
+        resuming BOOLEAN NOT NULL DEFAULT FALSE
     );
     CREATE INDEX runs_open_of_node ON runs (node, created_at) WHERE destroyed_at IS NULL;
     CREATE INDEX runs_open_of_tenant ON runs (tenant) WHERE destroyed_at IS NULL;

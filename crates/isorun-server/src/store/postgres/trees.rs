@@ -97,19 +97,20 @@ impl Postgres {
         found.map(|row| parsed(&row, "tree", |text| text.parse().ok())).transpose()
     }
 
-    /// Makes a hibernated run of another node a run of this one. Returns false unless its
-    /// checkpoint is in the object store, and its node is dead, draining, or without a lease:
-    /// then that node changes the run no more.
-    pub async fn claim_run(&self, id: &RunId) -> Result<bool, StoreError> {
+    /// Makes a hibernated run of another node a run of this one, which has a copy of this tree.
+    /// Returns false unless the tree is its latest checkpoint, and its node is dead, draining, or
+    /// without a lease, and has not begun to resume it: then that node changes the run no more.
+    pub async fn claim_run(&self, id: &RunId, tree: TreeId) -> Result<bool, StoreError> {
         let claimed = self
             .change(
-                "UPDATE runs SET node = fence.id FROM fence, nodes AS owner
-                 WHERE runs.id = $3 AND owner.id = runs.node AND runs.node <> fence.id
+                "UPDATE runs SET node = fence.id, resuming = FALSE FROM fence, nodes AS owner
+                 WHERE runs.id = $3 AND runs.tree = $4 AND owner.id = runs.node AND runs.node <> fence.id
                  AND runs.status = 'hibernated' AND runs.destroyed_at IS NULL
                  AND runs.tree_generation = runs.generation
                  AND (owner.state <> 'up' OR owner.lease_until < now())
+                 AND (NOT runs.resuming OR owner.state IN ('dead', 'removed'))
                  RETURNING runs.generation AS result",
-                params![id.to_string()],
+                params![id.to_string(), tree.to_string()],
             )
             .await?;
         Ok(claimed.is_some())

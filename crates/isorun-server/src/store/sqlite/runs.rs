@@ -116,6 +116,10 @@ impl RunTable for Sqlite {
         .await
     }
 
+    async fn set_resuming(&self, _id: &RunId, _is_resuming: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn run_resumed(&self, id: &RunId) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {

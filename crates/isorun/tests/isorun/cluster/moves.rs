@@ -186,10 +186,11 @@ async fn a_sandbox_of_an_image_moves_to_a_node_that_has_the_image() {
     shared.uploaded().await;
     let dead = shared.kill_last().await;
     let resume = format!("/v1/runs/{id}/resume");
-    // The first node takes it over, and does not have the image.
+    // The first node does not have the image, so it does not take it over.
     let (status, body) = client.post(&resume, json!({})).await;
     assert_eq!(status, 404, "{body}");
     assert!(body["error"].as_str().unwrap().contains("my/root"), "{body}");
+    assert_eq!(shared.cluster.owner(&id), Cluster::id(&dead));
     let path = root.path().to_str().unwrap();
     let imported = shared.cluster.nodes[0].run(&["image", "import", "-q", path, "my/root"]).await;
     assert!(imported.status.success(), "{imported:?}");
@@ -238,8 +239,12 @@ async fn an_object_store_that_fails_loses_nothing() {
     }
     let resume = format!("/v1/runs/{id}/resume");
     refused(&client.post(&resume, json!({})).await, 422, "snapshot_damaged", "object store");
-    let (_, run) = client.get(&format!("/v1/runs/{id}")).await;
-    assert_eq!(run["status"], "hibernated");
+    // Its node has a good copy, which is not given up.
+    assert_eq!(shared.cluster.owner(&id), Cluster::id(&dead));
+    let blobs = SharedCluster::url(shared.store.path());
+    let back = shared.cluster.node(dead.take_directories(), &["--blobs", &blobs]);
+    assert_eq!(client.post(&resume, json!({})).await.0, 200);
+    assert!(run_code(&client, &id, "x + 2").await.contains("43"));
     client.destroy(&id).await;
-    drop(dead);
+    drop(back);
 }

@@ -2,7 +2,7 @@
 //! expired, and records the end of their runs.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,14 +10,14 @@ use isorun_api::OnIdle;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{
-    super::{Core, destroy, hibernation, live_run::RunState, takeover},
-    Cluster, LeaseState, RENEWALS_PER_LEASE,
-};
+use super::{Core, cluster::Cluster, destroy, hibernation, live_run::RunState, takeover};
 use crate::{
     clock,
     store::{Event, StoreError, following_entry},
 };
+
+/// The part of the lease time that passes between two renewals.
+const RENEWALS_PER_LEASE: u32 = 5;
 
 /// The number of lost runs that are recorded at a time.
 const LOST_RUNS_PER_BATCH: u32 = 50;
@@ -83,16 +83,12 @@ async fn renew(core: &Core, cluster: &Cluster, limit: Duration) -> Result<(), St
 
 /// Reads what the other nodes report, and handles those that are dead.
 async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
-    let nodes = cluster.database.nodes().await?;
-    *cluster.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
-    cluster.placed.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let database = &cluster.database;
+    cluster.set_nodes(database.nodes().await?);
     // After the database was away, the leases of all nodes have expired. They get as much time
     // to renew them as they have without that.
     let grace = cluster.lease / 2;
-    let may_declare =
-        cluster.state().unbroken_since.is_some_and(|since| since.elapsed() > cluster.lease + grace);
-    if !may_declare {
+    if cluster.unbroken_time() <= cluster.lease + grace {
         return Ok(());
     }
     for node in database.declare_dead(grace).await? {
@@ -138,26 +134,5 @@ async fn follow(core: &Arc<Core>, cluster: &Cluster) {
                 }
             });
         }
-    }
-}
-
-impl Cluster {
-    fn change_state(&self, change: impl FnOnce(&mut LeaseState)) {
-        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn set_renewed(&self, started: Instant) {
-        self.change_state(|state| {
-            state.renewed = started;
-            state.unbroken_since.get_or_insert(started);
-        });
-    }
-
-    fn set_interrupted(&self) {
-        self.change_state(|state| state.unbroken_since = None);
-    }
-
-    fn set_fenced(&self) {
-        self.change_state(|state| state.is_fenced = true);
     }
 }

@@ -1,0 +1,100 @@
+//! The files of checkpoints of other nodes, which are taken from the object store of the
+//! cluster when they are needed.
+
+use std::{path::PathBuf, time::Duration};
+
+use isorun_blobs::{Blobs, CachedTree, Error as BlobError, TreeId};
+
+use super::{
+    Core,
+    cluster::Cluster,
+    error::{Error, ErrorKind},
+    live_run::LiveRun,
+};
+use crate::store::{RunRow, SnapshotRow};
+
+/// The time after which a client may retry when the object store is not available.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Brings the files of a run's latest checkpoint to this node, if they are not here. The
+/// caller holds the `lifecycle_lock`.
+pub async fn fetch_hibernated(core: &Core, run: &LiveRun) -> Result<(), Error> {
+    if core.state_dirs.is_hibernated(&run.id) {
+        return Ok(());
+    }
+    let Some((cluster, _)) = cluster_blobs(core) else { return Ok(()) };
+    match cluster.database.run_tree(&run.id).await? {
+        Some(tree) => fetch(core, &run.row, tree).await,
+        None => Ok(()),
+    }
+}
+
+/// Brings the files of a checkpoint to this node, verified, and keeps its image in use by the
+/// run. A missing image is pulled by its digest.
+pub async fn fetch(core: &Core, row: &RunRow, tree: TreeId) -> Result<(), Error> {
+    let Some((_, blobs)) = cluster_blobs(core) else { return Ok(()) };
+    core.images.hold_digest(row.id.as_str(), &row.tenant, &row.image, &row.digest).await?;
+    // Of an earlier attempt.
+    core.state_dirs.remove_hibernated(&row.id).await;
+    let draft = core.state_dirs.draft_dir()?;
+    let files = draft.path().join("tree");
+    blobs.download(tree, files.clone()).await.map_err(blob_error)?;
+    std::fs::rename(&files, core.state_dirs.hibernated_dir(&row.id))
+        .map_err(|error| Error::internal("cannot write a checkpoint to the disk", error))
+}
+
+/// The files of a snapshot.
+pub enum SnapshotFiles {
+    /// Those of a snapshot of this node.
+    Here(PathBuf),
+    /// A copy of those of another node's snapshot.
+    Copy(CachedTree),
+}
+
+impl SnapshotFiles {
+    pub fn dir(&self) -> PathBuf {
+        match self {
+            Self::Here(dir) => dir.clone(),
+            Self::Copy(tree) => tree.path().to_owned(),
+        }
+    }
+}
+
+/// Returns the files of a snapshot, and keeps its image in use by `holder`, which is that of
+/// the snapshot itself if it is of this node.
+pub async fn snapshot_files(core: &Core, snapshot: &SnapshotRow) -> Result<SnapshotFiles, Error> {
+    let here = core.state_dirs.snapshot_dir(&snapshot.id);
+    let Some((cluster, blobs)) = cluster_blobs(core).filter(|_| !here.is_dir()) else {
+        return Ok(SnapshotFiles::Here(here));
+    };
+    let Some(tree) = cluster.database.snapshot_tree(&snapshot.id).await? else {
+        return Ok(SnapshotFiles::Here(here));
+    };
+    let settings = &snapshot.settings;
+    core.images
+        .hold_digest(&snapshot.id, &settings.tenant, &settings.image, &settings.digest)
+        .await?;
+    Ok(SnapshotFiles::Copy(blobs.cached(tree).await.map_err(blob_error)?))
+}
+
+fn cluster_blobs(core: &Core) -> Option<(&Cluster, &Blobs)> {
+    core.cluster.as_ref().zip(core.blobs.as_ref())
+}
+
+fn blob_error(error: BlobError) -> Error {
+    tracing::error!(%error, "cannot take a checkpoint from the object store");
+    match error {
+        BlobError::Unavailable { .. } | BlobError::TooSlow { .. } => Error::new(
+            ErrorKind::Unavailable,
+            "the checkpoint is in the object store of the cluster, which is not available: try \
+             again later",
+        )
+        .after(RETRY_DELAY),
+        BlobError::NotFound { .. } | BlobError::Damaged { .. } => Error::new(
+            ErrorKind::SnapshotDamaged,
+            "the checkpoint in the object store of the cluster is damaged or missing, and was not \
+             restored",
+        ),
+        error => Error::internal("cannot take the checkpoint from the object store", error),
+    }
+}
