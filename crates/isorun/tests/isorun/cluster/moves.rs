@@ -201,7 +201,9 @@ async fn a_sandbox_of_an_image_moves_to_a_node_that_has_the_image() {
         assert_eq!(file.text().await.unwrap(), content);
     }
     client.destroy(&id).await;
-    drop(dead);
+    // It removes the containers that it had created in advance.
+    let blobs = SharedCluster::url(shared.store.path());
+    drop(shared.cluster.node(dead.take_directories(), &["--blobs", &blobs]));
 }
 
 /// While the object store is away, sandboxes are hibernated and resumed on their own node, and
