@@ -72,6 +72,7 @@ use self::{
     network::Settings,
     runs::Runs,
     state_dirs::StateDirs,
+    takeover::TakeOvers,
 };
 use crate::{
     config::{BlobConfig, Config},
@@ -109,8 +110,8 @@ pub struct Core {
     pub cluster: Option<Cluster>,
     /// The object store of the cluster.
     blobs: Option<Blobs>,
-    /// Held while a run of another node becomes one of this node.
-    adopting: tokio::sync::Mutex<()>,
+    /// The runs of other nodes that are becoming runs of this one.
+    pub take_overs: TakeOvers,
     /// The URL at which other nodes reach this one.
     node_url: Option<String>,
     /// Cancelled when the server stops and accepts no new runs.
@@ -164,7 +165,7 @@ impl Core {
             _lock: lock,
             cluster,
             blobs,
-            adopting: tokio::sync::Mutex::default(),
+            take_overs: TakeOvers::default(),
             node_url,
             accounts,
             guard,
@@ -175,8 +176,9 @@ impl Core {
         });
         reports.start(&core);
         // Before the recovery, which may take longer than the lease.
-        membership::start(&core);
+        membership::renew_lease(&core);
         recovery::recover(&core).await?;
+        membership::follow_cluster(&core);
         guard_thread::start(&core).context("cannot start the thread that guards the machine")?;
         uploads::start(&core);
         core.tasks.spawn(retention::run(Arc::downgrade(&core)));

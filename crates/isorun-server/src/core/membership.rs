@@ -1,14 +1,16 @@
-//! The task that renews the lease of this node, declares other nodes dead whose leases have
-//! expired, and records the end of their runs.
+//! The tasks of a node: one renews its lease. The other follows what the cluster does: it
+//! declares nodes dead whose leases have expired, records the end of their runs, and takes note
+//! of the runs that other nodes have taken over.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use isorun_api::OnIdle;
 use serde_json::json;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{Core, cluster::Cluster, destroy, hibernation, live_run::RunState, takeover};
 use crate::{
@@ -22,17 +24,25 @@ const RENEWALS_PER_LEASE: u32 = 5;
 /// The number of lost runs that are recorded at a time.
 const LOST_RUNS_PER_BATCH: u32 = 50;
 
-/// Starts the task, which runs until the server stops.
-pub fn start(core: &Arc<Core>) {
+/// Starts to renew the lease, until the node leaves.
+pub fn renew_lease(core: &Arc<Core>) {
     if core.cluster.is_some() {
         // Not one of the core's tasks, since it renews the lease while they end.
-        tokio::spawn(run(Arc::downgrade(core)));
+        tokio::spawn(keep_lease(Arc::downgrade(core)));
     }
 }
 
-async fn run(core: std::sync::Weak<Core>) {
+/// Starts to follow the cluster, until the server stops: after the runs of an earlier server
+/// process were recovered. This may wait for longer than the lease, so it is a task of its own.
+pub fn follow_cluster(core: &Arc<Core>) {
+    if core.cluster.is_some() {
+        core.tasks.spawn(follow_others(Arc::downgrade(core), core.stopping.clone()));
+    }
+}
+
+async fn keep_lease(weak: Weak<Core>) {
     loop {
-        let Some(core) = core.upgrade() else { return };
+        let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
         let interval = cluster.lease / RENEWALS_PER_LEASE;
         let has_left = cluster.left.lock().await;
@@ -43,13 +53,7 @@ async fn run(core: std::sync::Weak<Core>) {
         let renewed = renew(&core, cluster, interval * 2).await;
         drop(has_left);
         match renewed {
-            Ok(()) => {
-                cluster.set_renewed(started);
-                if let Err(error) = survey(&core, cluster).await {
-                    tracing::warn!(%error, "cannot survey the cluster");
-                }
-                follow(&core, cluster).await;
-            }
+            Ok(()) => cluster.set_renewed(started),
             Err(StoreError::Fenced) => {
                 cluster.set_fenced();
                 tracing::error!(
@@ -108,6 +112,26 @@ async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
         }
         if lost.len() < LOST_RUNS_PER_BATCH as usize {
             return Ok(());
+        }
+    }
+}
+
+/// Periodically follows what other nodes and the operator do, until the server stops.
+async fn follow_others(weak: Weak<Core>, stopping: CancellationToken) {
+    loop {
+        let Some(core) = weak.upgrade() else { return };
+        let Some(cluster) = &core.cluster else { return };
+        let interval = cluster.lease / RENEWALS_PER_LEASE;
+        if cluster.has_lease() {
+            if let Err(error) = survey(&core, cluster).await {
+                tracing::warn!(%error, "cannot survey the cluster");
+            }
+            follow(&core, cluster).await;
+        }
+        drop(core);
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stopping.cancelled() => return,
         }
     }
 }

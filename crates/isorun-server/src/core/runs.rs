@@ -40,7 +40,7 @@ impl Runs {
             map: RwLock::default(),
             slots: Mutex::default(),
             max_total: number(limits.server.sandboxes),
-            max_per_tenant: limits.runs.min(number(share)),
+            max_per_tenant: if in_cluster { number(share) } else { limits.runs.min(number(share)) },
             tenant_full: if in_cluster { ErrorKind::Unavailable } else { ErrorKind::TooManyRuns },
         }
     }

@@ -1,7 +1,10 @@
 //! Taking over the hibernated runs of other nodes that are dead or draining, and following
 //! those that other nodes take over.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use isorun_api::{RunId, Status};
 use serde_json::json;
@@ -24,6 +27,43 @@ use crate::{
 /// comes before its row.
 const MAX_CREATION_MS: i64 = 600_000;
 
+/// The runs that are being taken over, each with a lock that is held meanwhile: a download
+/// that takes long delays no other run.
+#[derive(Default)]
+pub struct TakeOvers(Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl TakeOvers {
+    fn lock_of(&self, id: &RunId) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.map().entry(id.clone()).or_default())
+    }
+
+    /// Removes the lock of a run unless others wait for it.
+    fn forget(&self, id: &RunId, lock: Arc<tokio::sync::Mutex<()>>) {
+        let mut map = self.map();
+        drop(lock);
+        if map.get(id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            map.remove(id);
+        }
+    }
+
+    fn is_in_progress(&self, id: &RunId) -> bool {
+        self.map().contains_key(id)
+    }
+
+    /// Waits until a run is not being taken over.
+    pub async fn wait(&self, id: &RunId) {
+        let lock = self.map().get(id).cloned();
+        if let Some(lock) = lock {
+            drop(lock.lock().await);
+            self.forget(id, lock);
+        }
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<RunId, Arc<tokio::sync::Mutex<()>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Makes a hibernated run of another node a run of this one, if that node changes it no more.
 /// Returns whether it is a run of this node now.
 pub async fn adopt(core: &Arc<Core>, id: &RunId) -> Result<bool, Error> {
@@ -35,22 +75,21 @@ pub async fn adopt(core: &Arc<Core>, id: &RunId) -> Result<bool, Error> {
         let (core, id) = (Arc::clone(core), id.clone());
         async move {
             // One at a time, so that the run is registered once.
-            let _one = core.adopting.lock().await;
-            if core.runs.get(&id).is_some() {
-                return Ok(true);
-            }
-            let Some(cluster) = &core.cluster else { return Ok(false) };
-            adopt_one(&core, cluster, &id).await
+            let lock = core.take_overs.lock_of(&id);
+            let one = lock.lock().await;
+            let adopted = match &core.cluster {
+                _ if core.runs.get(&id).is_some() => Ok(true),
+                Some(cluster) => adopt_one(&core, cluster, &id).await,
+                None => Ok(false),
+            };
+            drop(one);
+            core.take_overs.forget(&id, lock);
+            adopted
         }
     };
     // A claimed run has to be registered, even if the caller is cancelled.
     let task = core.tasks.spawn(adopting);
     task.await.map_err(|error| Error::internal("cannot take over the run", error))?
-}
-
-/// Waits until the runs that this node has claimed so far are registered.
-pub async fn wait_for_claims(core: &Core) {
-    drop(core.adopting.lock().await);
 }
 
 async fn adopt_one(core: &Arc<Core>, cluster: &Cluster, id: &RunId) -> Result<bool, Error> {
@@ -96,7 +135,6 @@ async fn register(core: &Arc<Core>, id: &RunId) -> Result<(), Error> {
 /// Registers the hibernated runs that this node has claimed and not registered, and forgets
 /// those that other nodes have claimed.
 pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
-    let _one = core.adopting.lock().await;
     let rows = core.store.open_runs().await?;
     for run in core.runs.list(None) {
         let is_elsewhere = || rows.iter().all(|row| row.id != run.id);
@@ -105,6 +143,10 @@ pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
         }
     }
     for row in rows.iter().filter(|row| core.runs.get(&row.id).is_none()) {
+        // A take-over that has just claimed it registers it itself.
+        if core.take_overs.is_in_progress(&row.id) {
+            continue;
+        }
         let age_ms = clock::now_ms().saturating_sub(row.created_at);
         match row.status {
             Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await?,

@@ -84,7 +84,7 @@ pub async fn forward(
             return Ok(next.run(request).await);
         }
         if is_forwarded {
-            takeover::wait_for_claims(&app.core).await;
+            app.core.take_overs.wait(&id).await;
         } else if let Some(owner) = {
             let caller = request.extensions().get::<Caller>().cloned();
             owner_or_adopted(&app, cluster, &id, caller.as_ref()).await?
@@ -119,7 +119,7 @@ pub async fn forward_to_port(
         return Ok(Err(request));
     };
     if request.extensions().get::<Peer>().is_some() {
-        takeover::wait_for_claims(&app.core).await;
+        app.core.take_overs.wait(id).await;
         return Ok(Err(request));
     }
     match owner_or_adopted(app, cluster, id, None).await? {
@@ -170,7 +170,7 @@ async fn owner_or_adopted(
     caller: Option<&Caller>,
 ) -> Result<Option<RunOwner>, ApiError> {
     let Some(owner) = owner_elsewhere(cluster, id).await? else {
-        takeover::wait_for_claims(&app.core).await;
+        app.core.take_overs.wait(id).await;
         return Ok(None);
     };
     // A URL without a key has the id of the run as its secret.

@@ -215,6 +215,9 @@ async fn new_sandboxes_go_to_nodes_that_can_take_them() {
     let listed = cluster.list(&cluster.nodes[1]).await;
     let runs: Vec<u64> = listed.values().map(|node| node["runs"].as_u64().unwrap()).collect();
     assert_eq!(runs.iter().sum::<u64>(), 9, "{runs:?}");
+    let last = ids.last().unwrap();
+    let fork = clients[1].post(&format!("/v1/runs/{last}/fork"), json!({ "count": 1 })).await;
+    refused(&fork, 429, "too_many_runs", "too many runs");
     for id in &ids {
         clients[1].destroy(id).await;
     }
