@@ -46,10 +46,6 @@ impl TakeOvers {
         }
     }
 
-    fn is_in_progress(&self, id: &RunId) -> bool {
-        self.map().contains_key(id)
-    }
-
     /// Waits until a run is not being taken over.
     pub async fn wait(&self, id: &RunId) {
         let lock = self.map().get(id).cloned();
@@ -97,7 +93,10 @@ async fn adopt_one(core: &Arc<Core>, cluster: &Cluster, id: &RunId) -> Result<bo
     let tree = cluster.database.run_tree(id).await?;
     let (Some(owner), Some(row), Some(tree)) = (owner, row, tree) else { return Ok(false) };
     // First: its node may be the only one with a good copy, which it deletes after the claim.
-    fetch(core, &row, tree).await?;
+    if let Err(error) = fetch(core, &row, tree).await {
+        core.images.release(id.as_str());
+        return Err(error);
+    }
     let claimed = cluster.database.claim_run(id, tree).await;
     if !matches!(claimed, Ok(true)) {
         // After an unclear answer of the database it is found out with the next renewal.
@@ -143,18 +142,21 @@ pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
         }
     }
     for row in rows.iter().filter(|row| core.runs.get(&row.id).is_none()) {
-        // A take-over that has just claimed it registers it itself.
-        if core.take_overs.is_in_progress(&row.id) {
-            continue;
-        }
-        let age_ms = clock::now_ms().saturating_sub(row.created_at);
-        match row.status {
-            Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await?,
-            Status::Creating | Status::Running if age_ms > MAX_CREATION_MS => {
-                end_unknown(core, &row.id).await?;
+        let lock = core.take_overs.lock_of(&row.id);
+        // A take-over in progress registers what it has claimed itself.
+        if let Ok(_one) = lock.try_lock()
+            && core.runs.get(&row.id).is_none()
+        {
+            let age_ms = clock::now_ms().saturating_sub(row.created_at);
+            match row.status {
+                Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await?,
+                Status::Creating | Status::Running if age_ms > MAX_CREATION_MS => {
+                    end_unknown(core, &row.id).await?;
+                }
+                _ => {}
             }
-            _ => {}
         }
+        core.take_overs.forget(&row.id, lock);
     }
     Ok(())
 }
