@@ -45,7 +45,7 @@ pub mod secret;
 pub mod store;
 mod strict_json;
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use isorun_engine::Capabilities;
@@ -171,7 +171,7 @@ impl Server {
 /// Opens the database and the secret of a cluster, without joining it. `roots` is a file with
 /// additional certificate authorities of the database's server.
 pub async fn open_cluster(url: &PostgresUrl, roots: Option<&Path>) -> Result<(Postgres, Secret)> {
-    let (database, secrets) = core::cluster::open_database(url, roots).await?;
+    let (database, secrets) = core::cluster::open_database(url, roots, Duration::ZERO).await?;
     let secret = Secret::parse(&secrets.secret)?;
     Ok((database, secret))
 }

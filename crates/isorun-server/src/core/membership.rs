@@ -88,7 +88,10 @@ async fn renew(core: &Core, cluster: &Cluster, limit: Duration) -> Result<(), St
 /// Reads what the other nodes report, and handles those that are dead.
 async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
     let database = &cluster.database;
-    cluster.set_nodes(database.nodes().await?);
+    let nodes = database.nodes().await?;
+    let accepting = nodes.iter().filter(|node| node.is_alive && !node.is_draining).count();
+    core.metrics.accepting_nodes.set(i64::try_from(accepting).unwrap_or(i64::MAX));
+    cluster.set_nodes(nodes);
     // After the database was away, the leases of all nodes have expired. They get as much time
     // to renew them as they have without that.
     let grace = cluster.lease / 2;

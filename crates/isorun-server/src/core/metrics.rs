@@ -32,6 +32,8 @@ pub struct Metrics {
     pub exec_seconds: Histogram,
     pub blocked: Counter,
     active: Gauge,
+    /// The nodes of the cluster that accept new runs, as this one knows them.
+    pub accepting_nodes: Gauge,
 }
 
 impl Metrics {
@@ -63,6 +65,9 @@ impl Metrics {
         let exec_seconds = histogram("exec", "Time from the start of a command to its end");
         let active = Gauge::default();
         registry.register("runs_active", "Runs that were not destroyed", active.clone());
+        let accepting_nodes = Gauge::default();
+        let help = "Nodes of the cluster that accept new runs, as this one knows them";
+        registry.register("cluster_nodes_accepting", help, accepting_nodes.clone());
         Self {
             registry,
             created,
@@ -80,6 +85,7 @@ impl Metrics {
             exec_seconds,
             blocked,
             active,
+            accepting_nodes,
         }
     }
 

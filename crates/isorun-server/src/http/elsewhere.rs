@@ -132,10 +132,9 @@ pub async fn forward_to_port(
 /// in time are left out.
 pub async fn add_usage(app: &App, headers: &HeaderMap, mut usage: Usage) -> Usage {
     let (Some(cluster), Some(peers)) = (&app.core.cluster, &app.peers) else { return usage };
-    let others = cluster
-        .nodes()
-        .into_iter()
-        .filter(|node| node.is_alive && node.runs > 0 && node.id != cluster.node.as_str());
+    // Also those without runs when they last reported.
+    let nodes = cluster.nodes().into_iter();
+    let others = nodes.filter(|node| node.is_alive && node.id != cluster.node.as_str());
     let parts = others.map(|node| async move {
         let mut request = Request::builder().uri("/v1/usage");
         if let (Some(headers_of), Some(key)) =

@@ -235,10 +235,13 @@ async fn usage_is_that_of_all_nodes() {
     let tenant = cluster.tenant().await;
     let clients = cluster.clients(&tenant);
     let mut ids = Vec::new();
-    for client in &clients {
-        cluster.drain(&cluster.nodes[usize::from(ids.is_empty())], true).await;
-        ids.push(client.create_with(interpreter()).await);
-        cluster.drain(&cluster.nodes[usize::from(ids.len() == 1)], false).await;
+    for (at, client) in clients.iter().enumerate() {
+        let mut id = client.create_with(interpreter()).await;
+        while cluster.owner(&id) != Cluster::id(&cluster.nodes[at]) {
+            client.destroy(&id).await;
+            id = client.create_with(interpreter()).await;
+        }
+        ids.push(id);
     }
     assert_ne!(cluster.owner(&ids[0]), cluster.owner(&ids[1]));
     let code = json!({ "code": "sum(range(3_000_000))" });

@@ -16,11 +16,15 @@ use super::Cluster;
 use crate::{
     config::ClusterConfig,
     secret::Secret,
-    store::{ClusterSecrets, NodeReport, Postgres, PostgresUrl},
+    store::{ClusterSecrets, NodeReport, Postgres, PostgresUrl, StoreError},
 };
 
 /// The file of a data directory that has the id of its node.
 const NODE_FILE: &str = "node";
+
+/// The longest time that a server waits at its start for a database that is not available.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A server that has the secrets of a cluster, and has not joined it yet.
 pub struct Member {
@@ -35,7 +39,8 @@ impl Member {
     /// Connects to the database of a cluster. The first server creates its secrets.
     pub async fn connect(config: &ClusterConfig, data_dir: &Path) -> Result<Self> {
         let (database, secrets) =
-            open_database(&config.database, config.database_roots.as_deref()).await?;
+            open_database(&config.database, config.database_roots.as_deref(), START_TIMEOUT)
+                .await?;
         let authority = Authority::from_pem(AuthorityPem {
             certificate: secrets.authority_certificate,
             key: secrets.authority_key,
@@ -56,13 +61,24 @@ impl Member {
     }
 }
 
-/// Opens the database of a cluster. Creates the secrets of the cluster if there are none.
+/// Opens the database of a cluster, which may become available only within the time
+/// `retry_for`. Creates the secrets of the cluster if there are none.
 pub async fn open_database(
     url: &PostgresUrl,
     roots: Option<&Path>,
+    retry_for: Duration,
 ) -> Result<(Postgres, ClusterSecrets)> {
     let context = || format!("cannot use the database of the cluster, {url}");
-    let database = Postgres::connect(url, roots).await.with_context(context)?;
+    let deadline = Instant::now() + retry_for;
+    let database = loop {
+        match Postgres::connect(url, roots).await {
+            Err(StoreError::Unavailable(why)) if Instant::now() < deadline => {
+                tracing::warn!(why, "the database of the cluster is not available yet");
+                tokio::time::sleep(CONNECT_RETRY_DELAY).await;
+            }
+            connected => break connected.with_context(context)?,
+        }
+    };
     let secrets = match database.secrets().await.with_context(context)? {
         Some(secrets) => secrets,
         None => database.secrets_or(&new_secrets()?).await.with_context(context)?,

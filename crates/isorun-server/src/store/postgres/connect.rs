@@ -19,7 +19,7 @@ use super::{Postgres, StoreError, schema};
 /// The largest number of connections of one node, beside that for its lease.
 const MAX_CONNECTIONS: usize = 16;
 /// The longest time until a connection is established.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time to wait for a free connection.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The settings of each session: its schema, and limits on the server, in milliseconds.

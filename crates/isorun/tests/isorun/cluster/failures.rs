@@ -87,7 +87,7 @@ async fn sandboxes_go_on_while_the_database_is_away() {
     cluster.postgres.stop();
     let path = format!("/v1/runs/{id}");
     // Longer than the lease, and its grace period.
-    for _ in 0..10 {
+    for _ in 0..16 {
         let (status, run) = one.get(&path).await;
         assert_eq!((status.as_u16(), &run["status"]), (200, &json!("running")));
         for refusal in [
