@@ -1,11 +1,11 @@
 //! Several servers that form a cluster on one machine, with a PostgreSQL server of their own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::RwLockReadGuard};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_support::{
-    PostgresServer,
+    PostgresServer, turns,
     wait::{wait_for, wait_until},
 };
 
@@ -22,6 +22,8 @@ pub struct Cluster {
     pub nodes: Vec<Server>,
     pub url: String,
     pub postgres: PostgresServer,
+    /// Nodes miss their renewals beside a test that uses all CPUs, and disturb it.
+    _turn: RwLockReadGuard<'static, ()>,
 }
 
 impl Cluster {
@@ -30,9 +32,10 @@ impl Cluster {
     }
 
     pub fn start_with(count: usize, args: &[&str]) -> Self {
+        let _turn = turns::shared();
         let postgres = PostgresServer::start();
         let url = postgres.database();
-        let mut cluster = Self { nodes: Vec::new(), url, postgres };
+        let mut cluster = Self { nodes: Vec::new(), url, postgres, _turn };
         for _ in 0..count {
             let dirs = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let node = cluster.node(dirs, args);
