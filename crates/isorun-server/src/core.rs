@@ -113,7 +113,7 @@ pub struct Core {
     /// The runs of other nodes that are becoming runs of this one.
     pub take_overs: TakeOvers,
     /// The URL at which other nodes reach this one.
-    node_url: Option<String>,
+    pub node_url: Option<String>,
     /// Cancelled when the server stops and accepts no new runs.
     pub stopping: CancellationToken,
     /// Tasks that are independent of requests. Stopping waits for them.
@@ -280,7 +280,7 @@ impl Core {
     fn base_of(&self, image: &str, held: &str) -> Result<SandboxBase, Error> {
         match InterpreterImage::named(image) {
             Some(interpreter) => Ok(SandboxBase::Interpreter { interpreter }),
-            None => self.images.root_of(held).map(SandboxBase::Linux),
+            None => self.images.root_of(image, held).map(SandboxBase::Linux),
         }
     }
 
@@ -288,7 +288,7 @@ impl Core {
     fn copy_base(&self, image: &str, holder: &str, held: &str) -> Result<SandboxBase, Error> {
         match InterpreterImage::named(image) {
             Some(interpreter) => Ok(SandboxBase::Interpreter { interpreter }),
-            None => self.images.copy_hold(holder, held).map(SandboxBase::Linux),
+            None => self.images.copy_hold(image, holder, held).map(SandboxBase::Linux),
         }
     }
 

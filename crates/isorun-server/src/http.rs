@@ -39,12 +39,7 @@ pub use peers::Peers;
 pub use proxy::fuzz_urls;
 pub use routes::document;
 
-use self::{
-    auth::{KnownKeys, Rates},
-    connections::Connections,
-    metrics::RequestMetrics,
-    proxy::PortClient,
-};
+use self::{auth::Rates, connections::Connections, metrics::RequestMetrics, proxy::PortClient};
 use crate::core::Core;
 
 /// The shared state of all handlers.
@@ -54,7 +49,6 @@ pub type App = Arc<Http>;
 pub struct Http {
     pub core: Arc<Core>,
     rates: Rates,
-    known_keys: KnownKeys,
     /// The client of the servers in sandboxes, for the URLs of their ports.
     ports: PortClient,
     connections: Arc<Connections>,
@@ -68,7 +62,6 @@ impl Http {
         let limits = &core.config.limits;
         Arc::new(Self {
             rates: Rates::new(limits.requests),
-            known_keys: KnownKeys::default(),
             ports: PortClient::new(
                 Arc::clone(&core.engines),
                 Arc::clone(&core.runs),

@@ -117,7 +117,7 @@ impl Server {
     #[must_use]
     pub fn node(&self) -> Option<(String, String)> {
         let cluster = self.0.core.cluster.as_ref()?;
-        Some((cluster.node.to_string(), self.0.core.node_report()?.url))
+        Some((cluster.node.to_string(), self.0.core.node_url.clone()?))
     }
 
     /// Returns the configuration.

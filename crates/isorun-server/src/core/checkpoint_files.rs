@@ -9,6 +9,7 @@ use super::{
     Core,
     cluster::Cluster,
     error::{Error, ErrorKind},
+    images::ImageHold,
     live_run::LiveRun,
 };
 use crate::store::{RunRow, SnapshotRow};
@@ -44,25 +45,35 @@ pub async fn fetch(core: &Core, row: &RunRow, tree: TreeId) -> Result<(), Error>
 }
 
 /// The files of a snapshot.
-pub enum SnapshotFiles {
-    /// Those of a snapshot of this node.
+pub enum SnapshotFiles<'a> {
+    /// Those of a snapshot of this node, which keeps its image in use.
     Here(PathBuf),
     /// A copy of those of another node's snapshot.
-    Copy(CachedTree),
+    Copy(CachedTree, ImageHold<'a>),
 }
 
-impl SnapshotFiles {
+impl SnapshotFiles<'_> {
     pub fn dir(&self) -> PathBuf {
         match self {
             Self::Here(dir) => dir.clone(),
-            Self::Copy(tree) => tree.path().to_owned(),
+            Self::Copy(tree, _) => tree.path().to_owned(),
+        }
+    }
+
+    /// Returns the holder of the image of this snapshot.
+    pub fn image_holder<'id>(&'id self, id: &'id str) -> &'id str {
+        match self {
+            Self::Here(_) => id,
+            Self::Copy(_, hold) => &hold.name,
         }
     }
 }
 
-/// Returns the files of a snapshot, and keeps its image in use by `holder`, which is that of
-/// the snapshot itself if it is of this node.
-pub async fn snapshot_files(core: &Core, snapshot: &SnapshotRow) -> Result<SnapshotFiles, Error> {
+/// Returns the files of a snapshot.
+pub async fn snapshot_files<'a>(
+    core: &'a Core,
+    snapshot: &SnapshotRow,
+) -> Result<SnapshotFiles<'a>, Error> {
     let here = core.state_dirs.snapshot_dir(&snapshot.id);
     let Some((cluster, blobs)) = cluster_blobs(core).filter(|_| !here.is_dir()) else {
         return Ok(SnapshotFiles::Here(here));
@@ -70,11 +81,8 @@ pub async fn snapshot_files(core: &Core, snapshot: &SnapshotRow) -> Result<Snaps
     let Some(tree) = cluster.database.snapshot_tree(&snapshot.id).await? else {
         return Ok(SnapshotFiles::Here(here));
     };
-    let settings = &snapshot.settings;
-    core.images
-        .hold_digest(&snapshot.id, &settings.tenant, &settings.image, &settings.digest)
-        .await?;
-    Ok(SnapshotFiles::Copy(blobs.cached(tree).await.map_err(blob_error)?))
+    let hold = core.images.hold_briefly(&snapshot.settings).await?;
+    Ok(SnapshotFiles::Copy(blobs.cached(tree).await.map_err(blob_error)?, hold))
 }
 
 fn cluster_blobs(core: &Core) -> Option<(&Cluster, &Blobs)> {

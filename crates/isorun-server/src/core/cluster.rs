@@ -26,13 +26,14 @@ use std::{
 };
 
 use isorun_peers::NodeId;
+use tokio::time::timeout;
 
 pub use self::{
     member::{Member, open_database},
     placement::{Needs, choose},
     report::measure,
 };
-use crate::store::{NodeRow, Postgres, StoreError};
+use crate::store::{NodeReport, NodeRow, Postgres, StoreError};
 
 /// A server's membership in a cluster.
 pub struct Cluster {
@@ -46,7 +47,7 @@ pub struct Cluster {
     /// The runs that this node has placed since then, by node.
     placed: Mutex<Vec<(String, u64)>>,
     /// Held during a renewal. True after this node has left.
-    pub left: tokio::sync::Mutex<bool>,
+    left: tokio::sync::Mutex<bool>,
 }
 
 /// The state of a node's lease.
@@ -82,24 +83,6 @@ impl Cluster {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Records a renewal that began at this time.
-    pub fn set_renewed(&self, started: Instant) {
-        self.change_state(|state| {
-            state.renewed = started;
-            state.unbroken_since.get_or_insert(started);
-        });
-    }
-
-    /// Records that a renewal failed.
-    pub fn set_interrupted(&self) {
-        self.change_state(|state| state.unbroken_since = None);
-    }
-
-    /// Records that another node has declared this one dead.
-    pub fn set_fenced(&self) {
-        self.change_state(|state| state.is_fenced = true);
-    }
-
     /// Returns the time for which all renewals were successful.
     pub fn unbroken_time(&self) -> Duration {
         self.state().unbroken_since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -131,6 +114,33 @@ impl Cluster {
     /// Returns the nodes at the last renewal.
     pub fn nodes(&self) -> Vec<NodeRow> {
         self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Renews the lease within a time limit. Returns `None` if this node has left.
+    pub async fn renew(
+        &self,
+        report: &NodeReport,
+        limit: Duration,
+    ) -> Option<Result<(), StoreError>> {
+        let left = self.left.lock().await;
+        if *left {
+            return None;
+        }
+        let started = Instant::now();
+        let renewing = self.database.renew(report, self.lease);
+        let renewed = timeout(limit, renewing).await.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable("it did not respond in time".to_owned()))
+        });
+        self.database.set_down(matches!(renewed, Err(StoreError::Unavailable(_))));
+        self.change_state(|state| match renewed {
+            Ok(()) => {
+                state.renewed = started;
+                state.unbroken_since.get_or_insert(started);
+            }
+            Err(StoreError::Fenced) => state.is_fenced = true,
+            Err(_) => state.unbroken_since = None,
+        });
+        Some(renewed)
     }
 
     /// Ends the lease, which is not renewed any more.

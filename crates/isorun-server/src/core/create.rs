@@ -8,7 +8,7 @@ use super::{
     Core,
     create_params::CreateParams,
     destroy_on_drop::DestroyOnDrop,
-    error::Error,
+    error::{Error, ErrorKind},
     live_run::{Defaults, LiveRun},
     network,
     new_sandbox::{self, Origin},
@@ -31,7 +31,12 @@ pub async fn create(
             let created = create_from_image(&core, &reservation, tenant.clone(), params).await;
             if let Err(error) = &created {
                 core.metrics.failed_creates.inc();
-                tracing::warn!(error = error.message, "cannot create a run");
+                // A tenant could fill the log with what it is refused.
+                if error.kind == ErrorKind::TooManyRuns {
+                    tracing::debug!(error = error.message, "cannot create a run");
+                } else {
+                    tracing::warn!(error = error.message, "cannot create a run");
+                }
             }
             created
         }

@@ -3,11 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Result;
+use isorun_api::random_hex;
 use isorun_engine::Root;
 use isorun_image::{Error as ImageError, Image, Progress, PullOptions, Reference, Registries};
 use isorun_interpreter::InterpreterImage;
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     config::{Config, PullPolicy},
     data_dir,
-    store::Store,
+    store::{RunSettings, Store},
 };
 
 /// The name of the built-in image: the machine's own programs.
@@ -196,16 +198,24 @@ impl Images {
         self.hold(holder, &source)
     }
 
-    /// Keeps the same files as another holder, and returns their location.
-    pub fn copy_hold(&self, name: &str, held: &str) -> Result<Root, Error> {
-        let root = self.local.copy_hold(name, held).map_err(image_error)?;
-        Ok(root.map_or(Root::Host, Root::Directory))
+    /// Keeps the files of an image in use like [`Self::hold_digest`], by a new holder, until the
+    /// result is dropped.
+    pub async fn hold_briefly(&self, row: &RunSettings) -> Result<ImageHold<'_>, Error> {
+        let digits = random_hex::<8>();
+        let digits = digits.map_err(|error| Error::internal("cannot name a holder", error))?;
+        let hold = ImageHold { images: self, name: format!("restore-{digits}") };
+        self.hold_digest(&hold.name, &row.tenant, &row.image, &row.digest).await?;
+        Ok(hold)
     }
 
-    /// Returns the location of the files of a holder.
-    pub fn root_of(&self, held: &str) -> Result<Root, Error> {
-        let root = self.local.held_root(held).map_err(image_error)?;
-        Ok(root.map_or(Root::Host, Root::Directory))
+    /// Keeps the same files of an image as another holder, and returns their location.
+    pub fn copy_hold(&self, image: &str, name: &str, held: &str) -> Result<Root, Error> {
+        root(image, self.local.copy_hold(name, held).map_err(image_error)?)
+    }
+
+    /// Returns the location of the files of an image that a holder keeps.
+    pub fn root_of(&self, image: &str, held: &str) -> Result<Root, Error> {
+        root(image, self.local.held_root(held).map_err(image_error)?)
     }
 
     /// Releases the files of a holder.
@@ -223,6 +233,28 @@ impl Images {
             }
         }
         Ok(())
+    }
+}
+
+/// Keeps the files of an image in use until it is dropped.
+pub struct ImageHold<'a> {
+    images: &'a Images,
+    pub name: String,
+}
+
+impl Drop for ImageHold<'_> {
+    fn drop(&mut self) {
+        self.images.release(&self.name);
+    }
+}
+
+/// Returns the root of a sandbox, from the files that its holder keeps. Only the built-in image
+/// has none: without them, a sandbox of another image would get the machine's own.
+fn root(image: &str, held: Option<PathBuf>) -> Result<Root, Error> {
+    match held {
+        Some(directory) => Ok(Root::Directory(directory)),
+        None if image == HOST => Ok(Root::Host),
+        None => Err(Error::internal("cannot find the image of the sandbox", "it is not held")),
     }
 }
 

@@ -4,12 +4,11 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use isorun_api::OnIdle;
 use serde_json::json;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, cluster::Cluster, destroy, hibernation, live_run::RunState, takeover};
@@ -45,17 +44,12 @@ async fn keep_lease(weak: Weak<Core>) {
         let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
         let interval = cluster.lease / RENEWALS_PER_LEASE;
-        let has_left = cluster.left.lock().await;
-        if *has_left {
-            return;
-        }
         let started = Instant::now();
-        let renewed = renew(&core, cluster, interval * 2).await;
-        drop(has_left);
+        let report = core.node_report().unwrap_or_default();
+        let Some(renewed) = cluster.renew(&report, interval * 2).await else { return };
         match renewed {
-            Ok(()) => cluster.set_renewed(started),
+            Ok(()) => {}
             Err(StoreError::Fenced) => {
-                cluster.set_fenced();
                 tracing::error!(
                     "this node was declared dead by its cluster: its running sandboxes are lost, \
                      and the server stops. It can be started again"
@@ -64,25 +58,12 @@ async fn keep_lease(weak: Weak<Core>) {
                 destroy::destroy_all(&core, "its node was cut off from the cluster").await;
                 return;
             }
-            Err(error) => {
-                cluster.set_interrupted();
-                tracing::warn!(%error, "cannot renew the lease of this node");
-            }
+            Err(error) => tracing::warn!(%error, "cannot renew the lease of this node"),
         }
         let next = interval.saturating_sub(started.elapsed());
         drop(core);
         tokio::time::sleep(next).await;
     }
-}
-
-async fn renew(core: &Core, cluster: &Cluster, limit: Duration) -> Result<(), StoreError> {
-    let report = core.node_report().unwrap_or_default();
-    let renewing = cluster.database.renew(&report, cluster.lease);
-    let renewed = timeout(limit, renewing)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Unavailable("it did not respond in time".to_owned())));
-    cluster.database.set_down(matches!(renewed, Err(StoreError::Unavailable(_))));
-    renewed
 }
 
 /// Reads what the other nodes report, and handles those that are dead.

@@ -26,8 +26,8 @@ pub struct Runs {
     max_total: usize,
     /// The largest number of runs of a tenant.
     max_per_tenant: usize,
-    /// The error for a tenant with as many: in a cluster, another node may have room.
-    tenant_full: ErrorKind,
+    /// True if this is a node of a cluster, of which another may have room for the tenant.
+    in_cluster: bool,
 }
 
 impl Runs {
@@ -41,7 +41,7 @@ impl Runs {
             slots: Mutex::default(),
             max_total: number(limits.server.sandboxes),
             max_per_tenant: if in_cluster { number(share) } else { limits.runs.min(number(share)) },
-            tenant_full: if in_cluster { ErrorKind::Unavailable } else { ErrorKind::TooManyRuns },
+            in_cluster,
         }
     }
 
@@ -79,11 +79,20 @@ impl Runs {
         let taken = slots.get(tenant).copied().unwrap_or_default();
         let max = self.max_per_tenant;
         if taken.saturating_add(count) > max {
+            if self.in_cluster {
+                let message = format!(
+                    "this server has as many of the tenant's runs as are allowed there ({max} of \
+                     its --max-sandboxes): try again later, or destroy one"
+                );
+                return Err(
+                    Error::new(ErrorKind::Unavailable, message).after(Duration::from_secs(1))
+                );
+            }
             let message = match count {
                 1 => format!("too many runs: at most {max} are allowed; destroy one first"),
                 _ => format!("cannot create {count} more runs: the limit is {max} runs at once"),
             };
-            return Err(Error::new(self.tenant_full, message).after(Duration::from_secs(1)));
+            return Err(Error::new(ErrorKind::TooManyRuns, message).after(Duration::from_secs(1)));
         }
         if all.saturating_add(count) > self.max_total {
             return Err(Error::new(

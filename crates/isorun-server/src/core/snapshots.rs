@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Core,
     archive::{Archives, Owner},
-    checkpoint_files::{self, SnapshotFiles},
+    checkpoint_files,
     destroy::destroy,
     destroy_on_drop::DestroyOnDrop,
     error::{Error, ErrorKind},
@@ -39,12 +39,14 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
         .map_err(|error| Error::internal("cannot generate a snapshot id", error))?;
     let settings = run.settings(&core.secret)?;
     let draft = core.state_dirs.draft_dir()?;
+    if matches!(run.state(), RunState::Hibernated) {
+        checkpoint_files::fetch_hibernated(core, run).await?;
+    }
     let base = core.copy_base(&run.row.image, &id, run.sandbox.as_str())?;
     let owner = Owner::snapshot(&id, &run.tenant);
     let written = async {
         match run.state() {
             RunState::Hibernated => {
-                checkpoint_files::fetch_hibernated(core, run).await?;
                 let from = core.state_dirs.hibernated_dir(&run.id);
                 let from = (hibernation::owner(core, &run.id, &run.tenant).await?, from);
                 let (draft, target) = (draft.path().to_owned(), core.state_dirs.snapshot_dir(&id));
@@ -111,7 +113,7 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
     let (id, settings) = (snapshot.id, snapshot.settings);
     let origin = Origin::Checkpoint {
         dir: &dir,
-        image_holder: &id,
+        image_holder: files.image_holder(&id),
         pids: Some(manifest.pids),
         details: json!({ "snapshot": id }),
     };
@@ -120,10 +122,6 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
         new_sandbox::make(core, &reservation, settings, origin, started),
         Archives::verify(&dir, &manifest)
     );
-    if matches!(files, SnapshotFiles::Copy(_)) {
-        // The run keeps the image itself by now.
-        core.images.release(&id);
-    }
     match (restored, verified) {
         (Ok(run), Ok(())) => Ok(run),
         (restored, Err(error)) => {

@@ -2,7 +2,7 @@
 //! those that other nodes take over.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{AuditLog, Ending, Event},
+    store::{AuditLog, Ending, Event, RunRow},
 };
 
 /// The longest time that the creation of a run can take, in milliseconds: pulling its image
@@ -135,10 +135,13 @@ async fn register(core: &Arc<Core>, id: &RunId) -> Result<(), Error> {
 /// those that other nodes have claimed.
 pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
     let rows = core.store.open_runs().await?;
+    let own: HashSet<&RunId> = rows.iter().map(|row| &row.id).collect();
     for run in core.runs.list(None) {
-        let is_elsewhere = || rows.iter().all(|row| row.id != run.id);
-        if matches!(run.state(), RunState::Hibernated) && is_elsewhere() {
-            forget_moved(core, &run).await?;
+        if matches!(run.state(), RunState::Hibernated)
+            && !own.contains(&run.id)
+            && let Err(error) = forget_moved(core, &run).await
+        {
+            tracing::warn!(error = error.message, run = %run.id, "cannot forget a run");
         }
     }
     for row in rows.iter().filter(|row| core.runs.get(&row.id).is_none()) {
@@ -146,19 +149,25 @@ pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
         // A take-over in progress registers what it has claimed itself.
         if let Ok(_one) = lock.try_lock()
             && core.runs.get(&row.id).is_none()
+            && let Err(error) = complete(core, row).await
         {
-            let age_ms = clock::now_ms().saturating_sub(row.created_at);
-            match row.status {
-                Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await?,
-                Status::Creating | Status::Running if age_ms > MAX_CREATION_MS => {
-                    end_unknown(core, &row.id).await?;
-                }
-                _ => {}
-            }
+            tracing::warn!(error = error.message, run = %row.id, "cannot complete a run");
         }
         core.take_overs.forget(&row.id, lock);
     }
     Ok(())
+}
+
+/// Registers a run of this node that is not registered, or records its end.
+async fn complete(core: &Arc<Core>, row: &RunRow) -> Result<(), Error> {
+    let age_ms = clock::now_ms().saturating_sub(row.created_at);
+    match row.status {
+        Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await,
+        Status::Creating | Status::Running if age_ms > MAX_CREATION_MS => {
+            end_unknown(core, &row.id).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Records the end of a run without a sandbox, whose creation failed when the database did not

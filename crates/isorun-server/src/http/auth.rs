@@ -1,11 +1,6 @@
 //! Authentication and rate limits: the bearer key, its tenant, and its request rate.
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU32,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{num::NonZeroU32, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -21,12 +16,6 @@ use super::{
     error::{ApiError, Code},
     limits,
 };
-use crate::store::{KeyRow, Store, StoreError};
-
-/// The maximum number of known keys.
-const MAX_KNOWN_KEYS: usize = 10_000;
-/// The time in which a key is known after it was last found in the database.
-const KNOWN_KEY_LIFETIME: Duration = Duration::from_secs(600);
 
 /// The authenticated sender of a request.
 #[derive(Clone, Debug)]
@@ -93,42 +82,9 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError
     // The same message for every invalid key, so that it reveals nothing.
     let invalid_key = || unauthorized("the API key is not valid on this server, or was revoked");
     let id = app.core.secret.verify_key(key).ok_or_else(invalid_key)?;
-    let row = app.known_keys.find(&app.core.store, &id).await?;
+    let row = app.core.store.key(&id).await?;
     let row = row.filter(|row| row.revoked_at.is_none()).ok_or_else(invalid_key)?;
     Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
-}
-
-/// The keys of recent requests, for the time in which the database of the cluster does not
-/// respond: their runs can still be read.
-#[derive(Default)]
-pub struct KnownKeys(Mutex<HashMap<String, (KeyRow, Instant)>>);
-
-impl KnownKeys {
-    /// Returns a key, which may be revoked.
-    async fn find(&self, store: &Store, id: &str) -> Result<Option<KeyRow>, StoreError> {
-        let found = store.key(id).await;
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match found {
-            Ok(Some(row)) => {
-                if known.len() >= MAX_KNOWN_KEYS && !known.contains_key(id) {
-                    known.retain(|_, (_, since)| since.elapsed() < KNOWN_KEY_LIFETIME / 2);
-                }
-                if known.len() < MAX_KNOWN_KEYS {
-                    known.insert(id.to_owned(), (row.clone(), Instant::now()));
-                }
-                Ok(Some(row))
-            }
-            Ok(None) => {
-                known.remove(id);
-                Ok(None)
-            }
-            Err(error @ StoreError::Unavailable(_)) => match known.get(id) {
-                Some((row, since)) if since.elapsed() < KNOWN_KEY_LIFETIME => Ok(Some(row.clone())),
-                _ => Err(error),
-            },
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// The request rates of all keys.

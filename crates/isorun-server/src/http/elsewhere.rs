@@ -83,12 +83,15 @@ pub async fn forward(
             }
             return Ok(next.run(request).await);
         }
-        if is_forwarded {
+        let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
+        let owner = if is_forwarded { None } else { owner_elsewhere(cluster, &id).await? };
+        // The handlers answer for a run of another tenant as for one that does not exist.
+        let Some(owner) = owner.filter(|owner| Some(&owner.tenant) == tenant.as_ref()) else {
+            // This node may be taking it over.
             app.core.take_overs.wait(&id).await;
-        } else if let Some(owner) = {
-            let caller = request.extensions().get::<Caller>().cloned();
-            owner_or_adopted(&app, cluster, &id, caller.as_ref()).await?
-        } {
+            return Ok(next.run(request).await);
+        };
+        if let Some(owner) = adopted_or(&app, &id, owner).await? {
             return forward_to_owner(peers, &id, &owner, request).await;
         }
     } else if !is_forwarded {
@@ -108,21 +111,31 @@ pub async fn forward(
     Ok(next.run(request).await)
 }
 
-/// Forwards a request to a port of a run, by a URL without an API key, to the run's node.
-/// Returns the request if the run does not belong to another node.
+/// Returns the node of a run, if it is another one, for a request to a port of the run by a URL
+/// without an API key. `is_forwarded`: the request is from another node.
+pub async fn port_owner(
+    app: &App,
+    id: &RunId,
+    is_forwarded: bool,
+) -> Result<Option<RunOwner>, ApiError> {
+    let Some(cluster) = &app.core.cluster else { return Ok(None) };
+    if is_forwarded {
+        app.core.take_overs.wait(id).await;
+        return Ok(None);
+    }
+    owner_elsewhere(cluster, id).await
+}
+
+/// Forwards a request to a port of a run of another node, after its access was checked. Returns
+/// the request if the run is one of this node by now.
 pub async fn forward_to_port(
     app: &App,
     id: &RunId,
+    owner: RunOwner,
     request: Request,
 ) -> Result<Result<Response, Request>, ApiError> {
-    let (Some(cluster), Some(peers)) = (&app.core.cluster, &app.peers) else {
-        return Ok(Err(request));
-    };
-    if request.extensions().get::<Peer>().is_some() {
-        app.core.take_overs.wait(id).await;
-        return Ok(Err(request));
-    }
-    match owner_or_adopted(app, cluster, id, None).await? {
+    let Some(peers) = &app.peers else { return Ok(Err(request)) };
+    match adopted_or(app, id, owner).await? {
         Some(owner) => Ok(Ok(forward_to_owner(peers, id, &owner, request).await?)),
         None => Ok(Err(request)),
     }
@@ -160,23 +173,12 @@ fn is_upgrade(request: &Request) -> bool {
     request.headers().contains_key(header::UPGRADE)
 }
 
-/// Returns the node of a run that was not destroyed, if it is another one. A hibernated run of
-/// a node that is dead or draining is taken over instead.
-async fn owner_or_adopted(
-    app: &App,
-    cluster: &Cluster,
-    id: &RunId,
-    caller: Option<&Caller>,
-) -> Result<Option<RunOwner>, ApiError> {
-    let Some(owner) = owner_elsewhere(cluster, id).await? else {
-        app.core.take_overs.wait(id).await;
-        return Ok(None);
-    };
-    // A URL without a key has the id of the run as its secret.
-    let is_allowed = caller.is_none_or(|caller| caller.tenant == owner.tenant);
-    if !owner.is_replaceable || !is_allowed {
+/// Takes over a hibernated run of a node that is dead or draining. Returns the node of a run that
+/// was not taken over.
+async fn adopted_or(app: &App, id: &RunId, owner: RunOwner) -> Result<Option<RunOwner>, ApiError> {
+    let (Some(cluster), true) = (&app.core.cluster, owner.is_replaceable) else {
         return Ok(Some(owner));
-    }
+    };
     if takeover::adopt(&app.core, id).await? {
         return Ok(None);
     }
@@ -197,7 +199,7 @@ async fn forward_to_owner(
     owner: &RunOwner,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let what = match owner.status {
+    let absence = || match owner.status {
         Some(Status::Hibernated) => format!(
             "{id} is hibernated on the server {}, which does not respond: it can be resumed when \
              that server is back",
@@ -209,17 +211,18 @@ async fn forward_to_owner(
             owner.node
         ),
     };
-    send(peers, owner, what, request).await
+    send(peers, owner, absence, request).await
 }
 
-/// Sends a request to a node. `absence` is the message for the client if it does not respond.
+/// Sends a request to a node. `absence` returns the message for the client
+/// if it does not respond.
 async fn send(
     peers: &Peers,
     owner: &RunOwner,
-    absence: String,
+    absence: impl Fn() -> String,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let absent = || ApiError::new(Code::Unavailable, absence).after(DEAD_NODE_RETRY_DELAY);
+    let absent = || ApiError::new(Code::Unavailable, absence()).after(DEAD_NODE_RETRY_DELAY);
     if owner.is_dead {
         return Err(absent());
     }
@@ -290,7 +293,7 @@ async fn create(
         if !is_full {
             return Ok(response);
         }
-        tracing::info!(node = node.id, status = %response.status(), "a node refused a run");
+        tracing::debug!(node = node.id, status = %response.status(), "a node refused a run");
         refused = Some(Ok(response));
         excluded.push(node.id);
     }
@@ -349,11 +352,13 @@ async fn at_snapshot(
     let Some(owner) = owner.filter(is_elsewhere) else {
         return Ok(next.run(request).await);
     };
-    let absence = format!(
-        "the snapshot {id} is on the server {}, which does not respond: it can be used when that \
-         server is back",
-        owner.node
-    );
+    let absence = || {
+        format!(
+            "the snapshot {id} is on the server {}, which does not respond: it can be used when \
+             that server is back",
+            owner.node
+        )
+    };
     send(peers, &owner, absence, request).await
 }
 

@@ -28,6 +28,7 @@ use axum::{
 };
 
 pub use access::TOKEN_NAME;
+use isorun_peers::Peer;
 pub use port_client::PortClient;
 pub use port_url::PortUrl;
 
@@ -39,7 +40,10 @@ use super::{
     error::{ApiError, Code},
     limits,
 };
-use crate::core::{hibernation, live_run::LiveRun};
+use crate::core::{
+    hibernation,
+    live_run::{Defaults, LiveRun},
+};
 
 /// Handles a request with an API key.
 pub async fn keyed(
@@ -69,21 +73,31 @@ pub async fn anonymous(
              API key",
         ));
     }
-    let request = match app.core.runs.get(&url.run) {
-        Some(_) => request,
-        None => match elsewhere::forward_to_port(&app, &url.run, request).await? {
+    let (mut run, mut owner) = (app.core.runs.get(&url.run), None);
+    if run.is_none() {
+        let is_forwarded = request.extensions().get::<Peer>().is_some();
+        owner = elsewhere::port_owner(&app, &url.run, is_forwarded).await?;
+        // Another node may have forwarded it while this one took the run over.
+        run = app.core.runs.get(&url.run);
+    }
+    let (tenant, urls) = match (&run, &owner) {
+        (Some(run), _) => (run.tenant.clone(), run.defaults.urls.clone()),
+        (None, Some(owner)) => (owner.tenant.clone(), Defaults::parse(&owner.defaults).urls),
+        (None, None) => return Err(no_such_run(&url)),
+    };
+    if let AccessDecision::Redirect(response) = access::check_access(&urls, &url, &request)? {
+        return Ok(*response);
+    }
+    limits::attribute(&app, request.extensions(), &tenant)?;
+    let request = match owner.filter(|_| run.is_none()) {
+        None => request,
+        Some(owner) => match elsewhere::forward_to_port(&app, &url.run, owner, request).await? {
             Ok(response) => return Ok(response),
             Err(request) => request,
         },
     };
     let run = app.core.runs.get(&url.run).ok_or_else(|| no_such_run(&url))?;
-    match access::check_access(&run.defaults.urls, &url, &request)? {
-        AccessDecision::Open => {
-            limits::attribute(&app, request.extensions(), &run.tenant)?;
-            forward(&app, &run, url, request).await
-        }
-        AccessDecision::Redirect(response) => Ok(*response),
-    }
+    forward(&app, &run, url, request).await
 }
 
 /// Forwards a request to the run, which is resumed if it is hibernated and has `auto_resume`.

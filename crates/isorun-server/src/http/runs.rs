@@ -1,6 +1,6 @@
 //! Routes of runs, their history and their usage.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use axum::{
     Json as JsonResponse,
@@ -125,7 +125,8 @@ pub async fn list(
     let mut runs: Vec<(i64, Run)> =
         here.iter().map(|run| (run.row.created_at, describe(run, config))).collect();
     // One of this node's own may have arrived here meanwhile.
-    for row in elsewhere.iter().filter(|row| here.iter().all(|run| run.id != row.id)) {
+    let ids: HashSet<&RunId> = here.iter().map(|run| &run.id).collect();
+    for row in elsewhere.iter().filter(|row| !ids.contains(&row.id)) {
         let defaults = Defaults::parse(&row.defaults);
         runs.push((row.created_at, describe_row(row, &defaults, config)));
     }

@@ -27,11 +27,12 @@ use deadpool_postgres::{Object, Pool, PoolError};
 use tokio::time::timeout;
 use tokio_postgres::{Row, error::SqlState, types::ToSql};
 
+use self::keys::KnownKeys;
 pub use self::{
     connect::PostgresUrl,
     nodes::{NodeReport, NodeRow, RunOwner},
     secrets::ClusterSecrets,
-    trees::PendingUpload,
+    trees::Checkpoint,
 };
 use super::{ClusterLimit, Database, StoreError};
 
@@ -65,17 +66,18 @@ pub struct Postgres {
     shared: Arc<Shared>,
 }
 
+#[derive(Default)]
 struct Shared {
     /// The node in whose name changes are made, and its epoch.
     node: OnceLock<(String, i64)>,
     /// True while the server is known not to respond: statements then fail at once.
     is_down: AtomicBool,
+    known_keys: KnownKeys,
 }
 
 impl Postgres {
     fn new(pool: Pool, lease_pool: Pool) -> Self {
-        let shared = Shared { node: OnceLock::new(), is_down: AtomicBool::new(false) };
-        Self { pool, lease_pool, shared: Arc::new(shared) }
+        Self { pool, lease_pool, shared: Arc::default() }
     }
 
     /// Returns the id and epoch of this node. Fails before it has joined.

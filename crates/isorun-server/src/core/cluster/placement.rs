@@ -89,7 +89,6 @@ mod tests {
             id: id.to_owned(),
             is_alive: true,
             is_draining: false,
-            overdue_ms: -1000,
             runs: 0,
             report: NodeReport {
                 has_linux: true,

@@ -1,5 +1,11 @@
 //! API keys in PostgreSQL. They do not belong to a node.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use async_trait::async_trait;
 use tokio_postgres::Row;
 
@@ -8,6 +14,38 @@ use super::{
     Postgres, column, params,
 };
 use crate::clock;
+
+/// The maximum number of known keys.
+const MAX_KNOWN_KEYS: usize = 10_000;
+/// The time in which a key is known after it was last found in the database.
+const KNOWN_KEY_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The keys that were looked up recently, for the time in which the server does not respond:
+/// the runs of a node can still be read.
+#[derive(Default)]
+pub struct KnownKeys(Mutex<HashMap<String, (KeyRow, Instant)>>);
+
+impl KnownKeys {
+    fn update(&self, id: &str, key: Option<&KeyRow>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(key) = key else {
+            known.remove(id);
+            return;
+        };
+        if known.len() >= MAX_KNOWN_KEYS && !known.contains_key(id) {
+            known.retain(|_, (_, since)| since.elapsed() < KNOWN_KEY_LIFETIME / 2);
+        }
+        if known.len() < MAX_KNOWN_KEYS || known.contains_key(id) {
+            known.insert(id.to_owned(), (key.clone(), Instant::now()));
+        }
+    }
+
+    fn find(&self, id: &str) -> Option<KeyRow> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (key, since) = known.get(id)?;
+        (since.elapsed() < KNOWN_KEY_LIFETIME).then(|| key.clone())
+    }
+}
 
 #[async_trait]
 impl KeyTable for Postgres {
@@ -22,8 +60,17 @@ impl KeyTable for Postgres {
 
     async fn key(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
         let found =
-            self.query_opt("SELECT * FROM keys WHERE id = $1", params![id.to_owned()]).await?;
-        found.map(|row| read(&row)).transpose()
+            self.query_opt("SELECT * FROM keys WHERE id = $1", params![id.to_owned()]).await;
+        let known = &self.shared.known_keys;
+        match found {
+            Ok(found) => {
+                let key = found.map(|row| read(&row)).transpose()?;
+                known.update(id, key.as_ref());
+                Ok(key)
+            }
+            Err(error @ StoreError::Unavailable(_)) => known.find(id).map(Some).ok_or(error),
+            Err(error) => Err(error),
+        }
     }
 
     async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {

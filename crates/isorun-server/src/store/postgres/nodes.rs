@@ -52,8 +52,6 @@ pub struct NodeRow {
     pub is_alive: bool,
     /// True if it accepts no new runs.
     pub is_draining: bool,
-    /// The time since its last renewal, plus the lease time; negative while the lease is valid.
-    pub overdue_ms: i64,
     /// Its runs that were not destroyed.
     pub runs: u64,
     /// What it last reported.
@@ -70,6 +68,8 @@ pub struct RunOwner {
     /// True if another node may use its checkpoint in the object store instead of asking it.
     pub is_replaceable: bool,
     pub tenant: String,
+    /// The defaults of the run's commands, with the access to its URLs, as JSON.
+    pub defaults: String,
     /// `None` for a snapshot.
     pub status: Option<Status>,
 }
@@ -79,7 +79,6 @@ pub struct RunOwner {
 pub struct LostRun {
     pub id: RunId,
     pub node: String,
-    pub status: Status,
     pub log: LogState,
 }
 
@@ -163,7 +162,6 @@ impl Postgres {
         let rows = self
             .query(
                 "SELECT nodes.*, lease_until > now() AND state <> 'dead' AS is_alive,
-                     (EXTRACT(EPOCH FROM now() - lease_until) * 1000)::BIGINT AS overdue_ms,
                      (SELECT COUNT(*) FROM runs WHERE node = nodes.id AND destroyed_at IS NULL)
                          AS runs
                  FROM nodes WHERE state <> 'removed' ORDER BY id",
@@ -236,7 +234,8 @@ impl Postgres {
     pub async fn run_owner(&self, id: &RunId) -> Result<Option<RunOwner>, StoreError> {
         let found = self
             .query_opt(
-                "SELECT node, url, tenant, state IN ('dead', 'removed') AS is_dead, status,
+                "SELECT node, url, tenant, defaults, state IN ('dead', 'removed') AS is_dead,
+                     status,
                      (state <> 'up' OR lease_until < now()) AND status = 'hibernated'
                      AND tree_generation = generation AS is_replaceable
                  FROM runs JOIN nodes ON nodes.id = node
@@ -257,7 +256,7 @@ impl Postgres {
     ) -> Result<Option<RunOwner>, StoreError> {
         let found = self
             .query_opt(
-                "SELECT node, url, tenant, state IN ('dead', 'removed') AS is_dead,
+                "SELECT node, url, tenant, defaults, state IN ('dead', 'removed') AS is_dead,
                      (state <> 'up' OR lease_until < now()) AND tree IS NOT NULL AS is_replaceable
                  FROM snapshots JOIN nodes ON nodes.id = node
                  WHERE snapshots.id = $1 AND tenant = $2",
@@ -300,7 +299,7 @@ impl Postgres {
     pub async fn lost_runs(&self, limit: u32) -> Result<Vec<LostRun>, StoreError> {
         let rows = self
             .query(
-                "SELECT runs.id, node, status, COALESCE(last.seq, 0) AS seq,
+                "SELECT runs.id, node, COALESCE(last.seq, 0) AS seq,
                      COALESCE(last.hmac, '') AS hmac
                  FROM runs JOIN nodes ON nodes.id = node LEFT JOIN LATERAL (
                      SELECT seq, hmac FROM audit WHERE run_id = runs.id ORDER BY seq DESC LIMIT 1
@@ -315,7 +314,6 @@ impl Postgres {
                 Ok(LostRun {
                     id: parsed(row, "id", |text| text.parse().ok())?,
                     node: column(row, "node")?,
-                    status: parsed(row, "status", Status::parse)?,
                     log: LogState { seq: number(row, "seq")?, hmac: column(row, "hmac")? },
                 })
             })
@@ -395,7 +393,6 @@ fn read(row: &Row) -> Result<NodeRow, StoreError> {
         id: column(row, "id")?,
         is_alive: column(row, "is_alive")?,
         is_draining: column::<String>(row, "state")? == "draining",
-        overdue_ms: column(row, "overdue_ms")?,
         runs: number(row, "runs")?,
         report: NodeReport {
             url: column(row, "url")?,
@@ -424,6 +421,7 @@ fn read_owner(row: &Row) -> Result<RunOwner, StoreError> {
         node: column(row, "node")?,
         url: column(row, "url")?,
         tenant: column(row, "tenant")?,
+        defaults: column(row, "defaults")?,
         is_dead: column(row, "is_dead")?,
         is_replaceable: column::<Option<bool>>(row, "is_replaceable")?.unwrap_or(false),
         status: None,

@@ -11,24 +11,27 @@ use super::{super::StoreError, Postgres, column, int, number, params, parsed};
 /// The time between two collections of garbage, of all nodes together, in seconds.
 const COLLECTION_INTERVAL_SECS: f64 = 3600.0;
 
-/// A checkpoint on the disk of this node that is not in the object store yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PendingUpload {
+/// A checkpoint on the disk of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Checkpoint {
     Run { id: RunId, generation: u64 },
     Snapshot { id: String },
 }
 
 impl Postgres {
-    /// Returns up to `limit` checkpoints of this node that are not in the object store yet,
-    /// the oldest first.
-    pub async fn pending_uploads(&self, limit: u32) -> Result<Vec<PendingUpload>, StoreError> {
+    /// Returns up to `limit` checkpoints of this node that are not in the object store yet, and
+    /// their tenants, the oldest first.
+    pub async fn pending_uploads(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<(Checkpoint, String)>, StoreError> {
         let (node, _) = self.node()?;
         let rows = self
             .query(
-                "SELECT id, generation, TRUE AS is_run, created_at FROM runs
+                "SELECT id, tenant, generation, TRUE AS is_run, created_at FROM runs
                  WHERE node = $1 AND destroyed_at IS NULL AND status = 'hibernated'
                  AND tree_generation IS DISTINCT FROM generation
-                 UNION ALL SELECT id, 0, FALSE, created_at FROM snapshots
+                 UNION ALL SELECT id, tenant, 0, FALSE, created_at FROM snapshots
                  WHERE node = $1 AND tree IS NULL
                  ORDER BY created_at, id LIMIT $2",
                 params![node, i64::from(limit)],
@@ -36,12 +39,13 @@ impl Postgres {
             .await?;
         rows.iter()
             .map(|row| {
-                Ok(if column(row, "is_run")? {
+                let checkpoint = if column(row, "is_run")? {
                     let id = parsed(row, "id", |text| text.parse().ok())?;
-                    PendingUpload::Run { id, generation: number(row, "generation")? }
+                    Checkpoint::Run { id, generation: number(row, "generation")? }
                 } else {
-                    PendingUpload::Snapshot { id: column(row, "id")? }
-                })
+                    Checkpoint::Snapshot { id: column(row, "id")? }
+                };
+                Ok((checkpoint, column(row, "tenant")?))
             })
             .collect()
     }
@@ -49,11 +53,11 @@ impl Postgres {
     /// Records the tree of a checkpoint. Returns false if it is no longer needed.
     pub async fn record_tree(
         &self,
-        upload: &PendingUpload,
+        checkpoint: &Checkpoint,
         tree: TreeId,
     ) -> Result<bool, StoreError> {
-        let recorded = match upload {
-            PendingUpload::Run { id, generation } => {
+        let recorded = match checkpoint {
+            Checkpoint::Run { id, generation } => {
                 self.change(
                     "UPDATE runs SET tree = $4, tree_generation = $5 FROM fence
                      WHERE runs.id = $3 AND runs.node = fence.id AND destroyed_at IS NULL
@@ -62,7 +66,7 @@ impl Postgres {
                 )
                 .await?
             }
-            PendingUpload::Snapshot { id } => {
+            Checkpoint::Snapshot { id } => {
                 self.change(
                     "UPDATE snapshots SET tree = $4 FROM fence
                      WHERE snapshots.id = $3 AND snapshots.node = fence.id

@@ -75,7 +75,7 @@ async fn assert_logs_hold(cluster: &Cluster) {
 async fn what_a_dead_node_had_hibernated_goes_on_elsewhere() {
     let mut shared = SharedCluster::start(3);
     let cluster = &shared.cluster;
-    let linux = cluster.create_on(2, json!({ "timeout": 600 })).await;
+    let linux = cluster.create_on(2, json!({ "timeout": 600, "urls": "token" })).await;
     let python = cluster.create_on(2, interpreter()).await;
     let lost = cluster.create_on(2, interpreter()).await;
     let one = Tenant::clone(&cluster.nodes[0]);
@@ -87,6 +87,15 @@ async fn what_a_dead_node_had_hibernated_goes_on_elsewhere() {
     shared.uploaded().await;
     let dead = shared.kill_last().await;
     let cluster = &shared.cluster;
+    // A URL without the token is refused, and moves nothing.
+    let url = format!("{}/sb/{linux}/p/8000/", one.url);
+    assert_eq!(one.http.get(url).send().await.unwrap().status(), 401);
+    assert_eq!(cluster.owner(&linux), Cluster::id(&dead));
+    // Nor does a key of another tenant.
+    let stranger = cluster.tenant().await;
+    let seen = stranger.get(&format!("/v1/runs/{linux}")).await;
+    refused(&seen, 404, "run_not_found", "another tenant");
+    assert_eq!(cluster.owner(&linux), Cluster::id(&dead));
     // All nodes are asked at the same time; one takes each over.
     let clients: Vec<Tenant> = cluster.nodes.iter().map(|node| Tenant::clone(node)).collect();
     for id in [&linux, &python] {
@@ -182,6 +191,7 @@ async fn a_sandbox_of_an_image_moves_to_a_node_that_has_the_image() {
     let id = cluster.create_on(2, json!({ "image": "my/root" })).await;
     let client = Tenant::clone(&cluster.nodes[0]);
     client.upload(&id, "/written", "by a client").await;
+    let snapshot = client.snapshot(&id).await;
     client.change(&id, "hibernate").await;
     shared.uploaded().await;
     let dead = shared.kill_last().await;
@@ -199,6 +209,14 @@ async fn a_sandbox_of_an_image_moves_to_a_node_that_has_the_image() {
         let path = format!("/v1/runs/{id}/files/download?path={path}");
         let file = client.request(reqwest::Method::GET, &path).send().await.unwrap();
         assert_eq!(file.text().await.unwrap(), content);
+    }
+    // Restored several times at once, each copy has the image, and none the machine's own files.
+    let restoring = (0..4).map(|_| client.restore(&snapshot));
+    for copy in futures_util::future::join_all(restoring).await {
+        let path = format!("/v1/runs/{copy}/files/download?path=/etc/hello");
+        let file = client.request(reqwest::Method::GET, &path).send().await.unwrap();
+        assert_eq!(file.text().await.unwrap(), "from the image");
+        client.destroy(&copy).await;
     }
     client.destroy(&id).await;
     // It removes the containers that it had created in advance.
