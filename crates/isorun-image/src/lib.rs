@@ -18,6 +18,7 @@
 //! | how an image is pulled | `pull.rs`; requests and tokens are in `registry.rs` |
 //! | which registries are allowed | `registry/settings.rs` |
 //! | how an image is imported | `import.rs` |
+//! | how an image is copied to another machine | `transfer.rs` |
 //! | what a manifest or configuration may contain | `document.rs`, `config.rs` |
 //! | how layers become a directory | `unpack.rs` |
 //! | what is on disk, locks, garbage collection | `store.rs`, with the layout |
@@ -51,6 +52,7 @@ mod pull;
 mod reference;
 mod registry;
 mod store;
+mod transfer;
 mod unpack;
 
 pub use self::config::{ImageConfig, User};
@@ -63,3 +65,4 @@ pub use self::pull::PullOptions;
 pub use self::reference::Reference;
 pub use self::registry::{Registries, RegistryCredentials};
 pub use self::store::{Entry, GcReport, Image, Lease, Store};
+pub use self::transfer::ImageFiles;

@@ -216,6 +216,6 @@ fn sync_parent(path: &Path) -> Result<()> {
 }
 
 /// Returns a digest in the form of a file name: `sha256-0123…`.
-fn file_name(digest: &Digest) -> String {
+pub(crate) fn file_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm(), digest.digest())
 }

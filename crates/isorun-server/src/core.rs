@@ -66,7 +66,7 @@ use self::{
     engines::{Engines, SandboxBase, Spec},
     error::{Error, ErrorKind},
     guard::Guard,
-    images::Images,
+    images::{Images, SharedImages},
     live_run::LiveRun,
     metrics::Metrics,
     network::Settings,
@@ -86,10 +86,9 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time after which a client may retry at a node that is cut off or drained.
 const DRAINING_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-async fn open_blobs(settings: &BlobConfig, secret: &Secret, data_dir: &Path) -> Result<Blobs> {
-    let mut options = BlobOptions::new(data_dir.join("blobs"));
-    options.max_cache_bytes = settings.max_cache_bytes;
-    let blobs = Blobs::open(&settings.url, &secret.blob_key(), options).await;
+/// Opens the object store of a cluster.
+pub async fn open_blobs(url: &str, secret: &Secret, options: BlobOptions) -> Result<Blobs> {
+    let blobs = Blobs::open(url, &secret.blob_key(), options).await;
     blobs.context("cannot use the object store of the cluster (--blobs)")
 }
 
@@ -147,13 +146,21 @@ impl Core {
             }
         };
         let blobs = match config.cluster.as_ref().and_then(|cluster| cluster.blobs.as_ref()) {
-            Some(settings) => Some(open_blobs(settings, &secret, &config.data_dir).await?),
+            Some(settings) => {
+                let mut options = BlobOptions::new(config.data_dir.join("blobs"));
+                options.max_cache_bytes = settings.max_cache_bytes;
+                Some(open_blobs(&settings.url, &secret, options).await?)
+            }
             None => None,
         };
         let accounts = Accounts::new(&config.limits);
         let server_limits = &config.limits.server;
         let guard = Arc::new(Guard::new(server_limits, server_limits.descriptors));
-        let images = Images::open(&config, &store, &accounts, &guard)?;
+        let shared = cluster.as_ref().zip(blobs.as_ref()).map(|(cluster, blobs)| SharedImages {
+            database: cluster.database.clone(),
+            blobs: blobs.clone(),
+        });
+        let images = Images::open(&config, &store, &accounts, &guard, shared)?;
         let core = Arc::new(Self {
             images,
             runs: Arc::new(Runs::new(&config.limits, cluster.is_some())),

@@ -176,6 +176,19 @@ pub async fn open_cluster(url: &PostgresUrl, roots: Option<&Path>) -> Result<(Po
     Ok((database, secret))
 }
 
+/// Writes, reads, lists and deletes an object in the object store of a cluster. Returns the
+/// operations that fail, and what to do about them.
+pub async fn check_object_store(url: &str, secret: &Secret) -> Result<Vec<String>> {
+    let cache = tempfile::tempdir()?;
+    let blobs = core::open_blobs(url, secret, BlobOptions::new(cache.path())).await?;
+    let steps = blobs.check().await.steps.into_iter();
+    let failed = steps.filter_map(|step| {
+        let (error, advice) = (step.error?, step.advice.unwrap_or_default());
+        Some(format!("it cannot {}: {error}; {advice}", step.operation))
+    });
+    Ok(failed.collect())
+}
+
 /// Returns the OpenAPI description of the HTTP API.
 #[must_use]
 pub fn openapi() -> OpenApi {

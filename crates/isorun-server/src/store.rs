@@ -27,9 +27,9 @@ pub use audit::{AuditRow, AuditTable};
 pub(crate) use audit_log::{AuditLog, Event, following_entry};
 pub use audit_log::{ChainError, Verifier};
 pub use keys::{KeyRow, KeyTable};
-pub(crate) use postgres::{Checkpoint, RunOwner};
-pub use postgres::{ClusterSecrets, Postgres, PostgresUrl};
+pub use postgres::{CONNECTIONS_PER_NODE, ClusterSecrets, DatabaseHealth, Postgres, PostgresUrl};
 pub use postgres::{NodeReport, NodeRow};
+pub(crate) use postgres::{RunOwner, Upload};
 pub use runs::RunTable;
 #[cfg(test)]
 pub(crate) use runs::sample_run;

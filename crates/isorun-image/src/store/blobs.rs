@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::Digest;
 
@@ -27,6 +27,16 @@ impl Store {
     pub(crate) fn open_blob(&self, digest: &Digest) -> Result<File> {
         let path = self.blob_path(digest);
         File::open(&path).map_err(Error::at("open a layer in the image store", path))
+    }
+
+    /// Creates a link to a blob. Reports whether the blob exists.
+    pub(crate) fn link_blob(&self, digest: &Digest, target: &Path) -> Result<bool> {
+        let path = self.blob_path(digest);
+        match fs::hard_link(&path, target) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::at("link a blob of the image store", path)(error)),
+        }
     }
 
     /// Removes a blob that does not match its digest.
@@ -141,7 +151,7 @@ impl Store {
         PartialBlob { store: self.clone(), digest: digest.clone() }
     }
 
-    fn create_parent(&self, path: &std::path::Path) -> Result<()> {
+    fn create_parent(&self, path: &Path) -> Result<()> {
         match path.parent() {
             Some(parent) => fs::create_dir_all(parent)
                 .map_err(Error::at("create a directory of the image store", parent)),

@@ -122,7 +122,7 @@ impl Store {
 
     /// Creates a directory in `tmp`, and returns it with its lock against garbage
     /// collection.
-    pub(super) fn temporary_directory(&self) -> Result<(PathBuf, File)> {
+    pub(crate) fn temporary_directory(&self) -> Result<(PathBuf, File)> {
         let tmp = self.path("tmp");
         let failed = || Error::at("create a directory in the image store", tmp.clone());
         loop {

@@ -14,4 +14,5 @@ mod pull;
 mod registry;
 mod server;
 mod shared;
+mod transfer;
 mod unpack;

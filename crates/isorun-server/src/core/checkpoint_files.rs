@@ -1,21 +1,12 @@
 //! The files of checkpoints of other nodes, which are taken from the object store of the
 //! cluster when they are needed.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use isorun_blobs::{Blobs, CachedTree, Error as BlobError, TreeId};
 
-use super::{
-    Core,
-    cluster::Cluster,
-    error::{Error, ErrorKind},
-    images::ImageHold,
-    live_run::LiveRun,
-};
+use super::{Core, cluster::Cluster, error::Error, images::ImageHold, live_run::LiveRun};
 use crate::store::{RunRow, SnapshotRow};
-
-/// The time after which a client may retry when the object store is not available.
-const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Brings the files of a run's latest checkpoint to this node, if they are not here. The
 /// caller holds the `lifecycle_lock`.
@@ -31,7 +22,7 @@ pub async fn fetch_hibernated(core: &Core, run: &LiveRun) -> Result<(), Error> {
 }
 
 /// Brings the files of a checkpoint to this node, verified, and keeps its image in use by the
-/// run. A missing image is pulled by its digest.
+/// run. A missing image is taken from the object store, or pulled by its digest.
 pub async fn fetch(core: &Core, row: &RunRow, tree: TreeId) -> Result<(), Error> {
     let Some((_, blobs)) = cluster_blobs(core) else { return Ok(()) };
     core.images.hold_digest(row.id.as_str(), &row.tenant, &row.image, &row.digest).await?;
@@ -39,7 +30,7 @@ pub async fn fetch(core: &Core, row: &RunRow, tree: TreeId) -> Result<(), Error>
     core.state_dirs.remove_hibernated(&row.id).await;
     let draft = core.state_dirs.draft_dir()?;
     let files = draft.path().join("tree");
-    blobs.download(tree, files.clone()).await.map_err(blob_error)?;
+    blobs.download(tree, files.clone()).await.map_err(checkpoint_error)?;
     std::fs::rename(&files, core.state_dirs.hibernated_dir(&row.id))
         .map_err(|error| Error::internal("cannot write a checkpoint to the disk", error))
 }
@@ -82,27 +73,14 @@ pub async fn snapshot_files<'a>(
         return Ok(SnapshotFiles::Here(here));
     };
     let hold = core.images.hold_briefly(&snapshot.settings).await?;
-    Ok(SnapshotFiles::Copy(blobs.cached(tree).await.map_err(blob_error)?, hold))
+    let files = blobs.cached(tree).await.map_err(checkpoint_error)?;
+    Ok(SnapshotFiles::Copy(files, hold))
 }
 
 fn cluster_blobs(core: &Core) -> Option<(&Cluster, &Blobs)> {
     core.cluster.as_ref().zip(core.blobs.as_ref())
 }
 
-fn blob_error(error: BlobError) -> Error {
-    tracing::error!(%error, "cannot take a checkpoint from the object store");
-    match error {
-        BlobError::Unavailable { .. } | BlobError::TooSlow { .. } => Error::new(
-            ErrorKind::Unavailable,
-            "the checkpoint is in the object store of the cluster, which is not available: try \
-             again later",
-        )
-        .after(RETRY_DELAY),
-        BlobError::NotFound { .. } | BlobError::Damaged { .. } => Error::new(
-            ErrorKind::SnapshotDamaged,
-            "the checkpoint in the object store of the cluster is damaged or missing, and was not \
-             restored",
-        ),
-        error => Error::internal("cannot take the checkpoint from the object store", error),
-    }
+fn checkpoint_error(error: BlobError) -> Error {
+    Error::object_store("checkpoint", error)
 }

@@ -25,14 +25,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use isorun_image::Reference;
+use isorun_interpreter::InterpreterImage;
 use isorun_peers::NodeId;
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
 pub use self::{
     member::{Member, open_database},
     placement::{Needs, choose},
     report::measure,
 };
+use super::images::HOST;
 use crate::store::{NodeReport, NodeRow, Postgres, StoreError};
 
 /// A server's membership in a cluster.
@@ -46,6 +49,8 @@ pub struct Cluster {
     nodes: RwLock<Vec<NodeRow>>,
     /// The runs that this node has placed since then, by node.
     placed: Mutex<Vec<(String, u64)>>,
+    /// Woken when something has changed in the cluster.
+    pub news: Notify,
     /// Held during a renewal. True after this node has left.
     left: tokio::sync::Mutex<bool>,
 }
@@ -71,6 +76,7 @@ impl Cluster {
             state: RwLock::new(state),
             nodes: RwLock::default(),
             placed: Mutex::default(),
+            news: Notify::new(),
             left: tokio::sync::Mutex::default(),
         }
     }
@@ -147,6 +153,16 @@ impl Cluster {
     pub async fn leave(&self) -> Result<(), StoreError> {
         *self.left.lock().await = true;
         self.database.leave().await
+    }
+
+    /// Returns the nodes that have an image of this name.
+    pub async fn nodes_with_image(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        // The built-in images are on every node, and an invalid name is refused later.
+        if name == HOST || InterpreterImage::named(name).is_some() {
+            return Ok(Vec::new());
+        }
+        let Ok(reference) = name.parse::<Reference>() else { return Ok(Vec::new()) };
+        self.database.nodes_with_image(&reference.to_string()).await
     }
 
     /// Chooses a node for a new run, among those that are not excluded.

@@ -3,12 +3,15 @@
 use std::{fmt::Display, time::Duration};
 
 use isorun_api::Code;
+use isorun_blobs::Error as BlobError;
 use isorun_engine::Error as EngineError;
 
 use crate::store::{ClusterLimit, StoreError};
 
 /// The time after which a client may retry when the cluster could not do what it asked for.
 const CLUSTER_RETRY_DELAY: Duration = Duration::from_secs(2);
+/// The time after which a client may retry when the object store is not available.
+const STORE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// An error of an operation. It contains only what the caller may see; details for the
 /// operator are logged where the error is created.
@@ -130,6 +133,30 @@ impl Error {
                 Self::new(ErrorKind::Unavailable, "the sandbox does not exist")
             }
             error => Self::internal(what, error),
+        }
+    }
+
+    /// Converts an error of the object store. `what` is to be taken from it: a checkpoint or an
+    /// image.
+    pub fn object_store(what: &str, error: BlobError) -> Self {
+        tracing::error!(%error, "cannot take the {what} from the object store");
+        match error {
+            BlobError::Unavailable { .. } | BlobError::TooSlow { .. } => Self::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the {what} is in the object store of the cluster, which is not available: \
+                     try again later"
+                ),
+            )
+            .after(STORE_RETRY_DELAY),
+            BlobError::NotFound { .. } | BlobError::Damaged { .. } => Self::new(
+                ErrorKind::SnapshotDamaged,
+                format!(
+                    "the {what} in the object store of the cluster is damaged or missing, and was \
+                     not restored"
+                ),
+            ),
+            error => Self::internal("cannot read the object store", error),
         }
     }
 

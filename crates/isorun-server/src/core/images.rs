@@ -1,19 +1,25 @@
-//! Images of sandboxes. Missing images are pulled from the registries that the operator
-//! allows.
+//! Images of sandboxes. A missing image is taken from the object store of the cluster, or pulled
+//! from the registries that the operator allows.
+
+mod shared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::Result;
 use isorun_api::random_hex;
 use isorun_engine::Root;
-use isorun_image::{Error as ImageError, Image, Progress, PullOptions, Reference, Registries};
+use isorun_image::{
+    Error as ImageError, Image, ImageFiles, Progress, PullOptions, Reference, Registries,
+};
 use isorun_interpreter::InterpreterImage;
 
+pub use self::shared::SharedImages;
+use self::shared::Wanted;
 use super::{
     accounts::{Accounts, ledger::Ledger},
     engines::SandboxBase,
@@ -23,11 +29,11 @@ use super::{
 use crate::{
     config::{Config, PullPolicy},
     data_dir,
-    store::{RunSettings, Store},
+    store::{Postgres, RunSettings, Store},
 };
 
 /// The name of the built-in image: the machine's own programs.
-const HOST: &str = "host";
+pub const HOST: &str = "host";
 
 /// What a sandbox is made from, and the defaults of its commands.
 pub struct ImageSource {
@@ -65,6 +71,10 @@ pub struct Images {
     guard: Arc<Guard>,
     /// Records which tenant pulled an image.
     store: Store,
+    /// Those of the other nodes of the cluster, if it has an object store.
+    shared: Option<SharedImages>,
+    /// The images that the other nodes know of, by reference.
+    announced: Mutex<Option<BTreeMap<String, String>>>,
 }
 
 impl Images {
@@ -73,6 +83,7 @@ impl Images {
         store: &Store,
         accounts: &Accounts,
         guard: &Arc<Guard>,
+        shared: Option<SharedImages>,
     ) -> Result<Self> {
         Ok(Self {
             local: isorun_image::Store::open(data_dir::images_dir(&config.data_dir))?,
@@ -80,11 +91,12 @@ impl Images {
             pulls: Arc::clone(&accounts.pulls),
             guard: Arc::clone(guard),
             store: store.clone(),
+            shared,
+            announced: Mutex::default(),
         })
     }
 
-    /// Resolves an image. A missing image is pulled, which counts against the tenant's
-    /// limits.
+    /// Resolves an image. A missing image is added, which counts against the tenant's limits.
     pub async fn find(&self, tenant: &str, name: &str) -> Result<ImageSource, Error> {
         if name == HOST {
             return Ok(ImageSource::built_in(SandboxBase::Linux(Root::Host)));
@@ -103,21 +115,51 @@ impl Images {
             ));
         }
         let reference: Reference = name.parse().map_err(image_error)?;
-        let image = match self.local.resolve(&reference).map_err(image_error)? {
-            Some(image) => image,
-            None => self.pull(tenant, &reference).await?,
-        };
-        Ok(ImageSource {
-            base: SandboxBase::Linux(Root::Directory(image.root.clone())),
-            digest: image.digest.clone(),
-            env: image.config.env.iter().cloned().collect(),
-            user: image.config.user.clone(),
-            workdir: image.config.workdir.clone(),
-            image: Some(image),
-        })
+        self.find_or_add(tenant, Wanted::Named(&reference)).await.map(source)
     }
 
-    async fn pull(&self, tenant: &str, reference: &Reference) -> Result<Image, Error> {
+    async fn find_or_add(&self, tenant: &str, wanted: Wanted<'_>) -> Result<Image, Error> {
+        match self.local.resolve(wanted.reference()).map_err(image_error)? {
+            Some(image) => Ok(image),
+            None => self.add(tenant, wanted).await,
+        }
+    }
+
+    /// Adds an image to those of this server.
+    async fn add(&self, tenant: &str, wanted: Wanted<'_>) -> Result<Image, Error> {
+        let slot = self.pulls.take(tenant, 1);
+        let _slot = slot.map_err(|exhausted| self.pulls.refusal(exhausted))?;
+        let image = tokio::select! {
+            added = self.fetch_or_pull(wanted) => added?,
+            () = self.guard.wait_for_low_disk() => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "the server's disk became nearly full while {} was pulled \
+                         (--disk-reserve-mib); try again later",
+                        wanted.reference().short()
+                    ),
+                )
+                .after(Duration::from_secs(5)));
+            }
+        };
+        self.store.add_pulled_image(tenant, &image.digest, image.size).await?;
+        Ok(image)
+    }
+
+    async fn fetch_or_pull(&self, wanted: Wanted<'_>) -> Result<Image, Error> {
+        let reference = wanted.reference();
+        if let Some(shared) = &self.shared {
+            match shared.fetch(&self.local, wanted).await {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => {}
+                // The registry may have it.
+                Err(error) if self.pull_options.is_some() => {
+                    tracing::warn!(error = error.message, image = %reference, "cannot copy");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let Some(options) = &self.pull_options else {
             return Err(Error::new(
                 ErrorKind::ImageNotFound,
@@ -129,27 +171,26 @@ impl Images {
             ));
         };
         tracing::info!(image = %reference, "pulling");
-        let slot = self.pulls.take(tenant, 1);
-        let _slot = slot.map_err(|exhausted| self.pulls.refusal(exhausted))?;
-        let progress = Progress::none();
-        let image = tokio::select! {
-            pulled = self.local.pull(reference, options, &progress) => {
-                pulled.map_err(image_error)?
-            }
-            () = self.guard.wait_for_low_disk() => {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    format!(
-                        "the server's disk became nearly full while {} was pulled \
-                         (--disk-reserve-mib); try again later",
-                        reference.short()
-                    ),
-                )
-                .after(Duration::from_secs(5)));
-            }
-        };
-        self.store.add_pulled_image(tenant, &image.digest, image.size).await?;
-        Ok(image)
+        let pulled = self.local.pull(reference, options, &Progress::none()).await;
+        pulled.map_err(image_error)
+    }
+
+    /// Tells the other nodes of the cluster which images this one has, if that has changed.
+    pub async fn announce(&self, database: &Postgres) -> Result<(), Error> {
+        let entries = self.local.list().map_err(image_error)?.into_iter();
+        let images: BTreeMap<String, String> =
+            entries.map(|entry| (entry.reference, entry.manifest.to_string())).collect();
+        let announced = || self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        if announced().as_ref() != Some(&images) {
+            database.set_node_images(&images).await?;
+            *announced() = Some(images);
+        }
+        Ok(())
+    }
+
+    /// Returns the files of an image, to copy them.
+    pub async fn files(&self, digest: &str) -> Result<Option<ImageFiles>, Error> {
+        self.local.files(digest).await.map_err(image_error)
     }
 
     /// Returns the digests of all local images.
@@ -168,8 +209,7 @@ impl Images {
     }
 
     /// Keeps the files of an image of a checkpoint from another server, unless the holder keeps
-    /// them already. An image that is missing here, or has another digest, is pulled by its
-    /// digest.
+    /// them already. One that is missing here is added.
     pub async fn hold_digest(
         &self,
         holder: &str,
@@ -180,13 +220,13 @@ impl Images {
         if digest.is_empty() || self.local.held_root(holder).map_err(image_error)?.is_some() {
             return Ok(());
         }
-        let mut source = self.find(tenant, name).await;
-        if !source.as_ref().is_ok_and(|source| source.digest == digest) {
-            let reference: Reference = name.parse().map_err(image_error)?;
-            source = self.find(tenant, &format!("{reference}@{digest}")).await;
-        }
-        let source = source?;
-        if source.digest != digest {
+        let reference: Reference = name.parse().map_err(image_error)?;
+        let reference = match reference.digest() {
+            Some(_) => reference,
+            None => format!("{reference}@{digest}").parse().map_err(image_error)?,
+        };
+        let image = self.find_or_add(tenant, Wanted::Exactly(&reference, digest)).await?;
+        if image.digest != digest {
             return Err(Error::new(
                 ErrorKind::SnapshotIncompatible,
                 format!(
@@ -195,7 +235,7 @@ impl Images {
                 ),
             ));
         }
-        self.hold(holder, &source)
+        self.local.hold(holder, &image).map_err(image_error)
     }
 
     /// Keeps the files of an image in use like [`Self::hold_digest`], by a new holder, until the
@@ -255,6 +295,18 @@ fn root(image: &str, held: Option<PathBuf>) -> Result<Root, Error> {
         Some(directory) => Ok(Root::Directory(directory)),
         None if image == HOST => Ok(Root::Host),
         None => Err(Error::internal("cannot find the image of the sandbox", "it is not held")),
+    }
+}
+
+/// Returns what a sandbox of an image is made from.
+fn source(image: Image) -> ImageSource {
+    ImageSource {
+        base: SandboxBase::Linux(Root::Directory(image.root.clone())),
+        digest: image.digest.clone(),
+        env: image.config.env.iter().cloned().collect(),
+        user: image.config.user.clone(),
+        workdir: image.config.workdir.clone(),
+        image: Some(image),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use isorun_api::OnIdle;
@@ -19,6 +19,11 @@ use crate::{
 
 /// The part of the lease time that passes between two renewals.
 const RENEWALS_PER_LEASE: u32 = 5;
+
+/// The time in which further news are awaited.
+const NEWS_DELAY: Duration = Duration::from_millis(100);
+/// The time after which a node listens again when the connection broke.
+const LISTEN_RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// The number of lost runs that are recorded at a time.
 const LOST_RUNS_PER_BATCH: u32 = 50;
@@ -36,6 +41,7 @@ pub fn renew_lease(core: &Arc<Core>) {
 pub fn follow_cluster(core: &Arc<Core>) {
     if core.cluster.is_some() {
         core.tasks.spawn(follow_others(Arc::downgrade(core), core.stopping.clone()));
+        core.tasks.spawn(hear_news(Arc::downgrade(core), core.stopping.clone()));
     }
 }
 
@@ -100,7 +106,8 @@ async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
     }
 }
 
-/// Periodically follows what other nodes and the operator do, until the server stops.
+/// Follows what other nodes and the operator do, until the server stops: when there are news, and
+/// periodically, since they may be lost.
 async fn follow_others(weak: Weak<Core>, stopping: CancellationToken) {
     loop {
         let Some(core) = weak.upgrade() else { return };
@@ -110,11 +117,37 @@ async fn follow_others(weak: Weak<Core>, stopping: CancellationToken) {
             if let Err(error) = survey(&core, cluster).await {
                 tracing::warn!(%error, "cannot survey the cluster");
             }
+            if let Err(error) = core.images.announce(&cluster.database).await {
+                tracing::warn!(error = error.message, "cannot tell the other nodes of images");
+            }
             follow(&core, cluster).await;
         }
-        drop(core);
+        let news = async {
+            cluster.news.notified().await;
+            // Several come at once.
+            tokio::time::sleep(NEWS_DELAY).await;
+        };
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
+            () = news => {}
+            () = stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Listens to the news of the cluster, until the server stops.
+async fn hear_news(weak: Weak<Core>, stopping: CancellationToken) {
+    loop {
+        let Some(core) = weak.upgrade() else { return };
+        let Some(cluster) = &core.cluster else { return };
+        tokio::select! {
+            heard = cluster.database.listen(&cluster.news) => if let Err(error) = heard {
+                tracing::debug!(%error, "cannot hear the news of the cluster");
+            },
+            () = stopping.cancelled() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LISTEN_RETRY_DELAY) => {}
             () = stopping.cancelled() => return,
         }
     }

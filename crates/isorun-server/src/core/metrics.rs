@@ -50,7 +50,8 @@ impl Metrics {
         let died = counter("sandboxes_died", "Sandboxes that exited unexpectedly");
         let lost = counter("runs_lost", "Runs of dead nodes whose loss this server recorded");
         let adopted = counter("runs_adopted", "Hibernated runs that were taken over from others");
-        let uploads = counter("uploads", "Checkpoints that were copied to the object store");
+        let uploads =
+            counter("uploads", "Images and checkpoints that were copied to the object store");
         let failed_uploads = counter("uploads_failed", "Failed copies to the object store");
         let uploaded_bytes = counter("uploaded_bytes", "Bytes that were sent to the object store");
         let execs = counter("execs", "Commands that were run");

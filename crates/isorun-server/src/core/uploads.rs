@@ -1,5 +1,5 @@
-//! The tasks that copy the checkpoints of a node to the object store of its cluster, after they
-//! are safe on the local disk, and that collect the garbage there.
+//! The tasks that copy the images and checkpoints of a node to the object store of its cluster,
+//! after they are safe on the local disk, and that collect the garbage there.
 
 use std::{
     collections::HashMap,
@@ -7,21 +7,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use isorun_blobs::Blobs;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, cluster::Cluster};
-use crate::store::Checkpoint;
+use crate::store::{StoreError, Upload};
 
-/// The interval of looking for checkpoints that are not in the object store.
+/// The interval of looking for what is not in the object store.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The number of checkpoints that are looked for at a time.
 const MAX_PENDING: u32 = 1000;
 /// The maximum number of uploads at the same time, of all tenants and of one.
 const MAX_UPLOADS: usize = 4;
 const MAX_UPLOADS_PER_TENANT: usize = 2;
-/// The pauses between two attempts to upload a checkpoint.
+/// Images count as if they were of a tenant of this name, which no tenant has.
+const IMAGES_TENANT: &str = "";
+/// The pauses between two attempts of an upload.
 const MIN_RETRY_PAUSE: Duration = Duration::from_secs(2);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// The interval at which a node asks for its turn to collect garbage.
@@ -39,8 +42,8 @@ pub fn start(core: &Arc<Core>) {
 /// The uploads in progress, with their tenants, and the pauses after failed ones.
 #[derive(Default)]
 struct Uploads {
-    running: HashMap<Checkpoint, String>,
-    failed: HashMap<Checkpoint, RetryPause>,
+    running: HashMap<Upload, String>,
+    failed: HashMap<Upload, RetryPause>,
 }
 
 struct RetryPause {
@@ -49,26 +52,26 @@ struct RetryPause {
 }
 
 impl Uploads {
-    /// Reports whether a checkpoint of a tenant is to be uploaded now. One that fails, or a tenant
-    /// with many, does not keep others waiting.
-    fn is_due(&self, checkpoint: &Checkpoint, tenant: &str) -> bool {
+    /// Reports whether an upload of a tenant is to begin now. One that fails, or a tenant with
+    /// many, does not keep others waiting.
+    fn is_due(&self, upload: &Upload, tenant: &str) -> bool {
         let of_tenant = self.running.values().filter(|other| *other == tenant).count();
-        let waits = self.failed.get(checkpoint).is_some_and(|pause| Instant::now() < pause.until);
+        let waits = self.failed.get(upload).is_some_and(|pause| Instant::now() < pause.until);
         self.running.len() < MAX_UPLOADS
             && of_tenant < MAX_UPLOADS_PER_TENANT
             && !waits
-            && !self.running.contains_key(checkpoint)
+            && !self.running.contains_key(upload)
     }
 
-    fn end(&mut self, checkpoint: Checkpoint, succeeded: bool) {
-        self.running.remove(&checkpoint);
+    fn end(&mut self, upload: Upload, succeeded: bool) {
+        self.running.remove(&upload);
         if succeeded {
-            self.failed.remove(&checkpoint);
+            self.failed.remove(&upload);
             return;
         }
-        let last = self.failed.get(&checkpoint).map_or(Duration::ZERO, |pause| pause.length);
+        let last = self.failed.get(&upload).map_or(Duration::ZERO, |pause| pause.length);
         let length = (last * 2).clamp(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE);
-        self.failed.insert(checkpoint, RetryPause { until: Instant::now() + length, length });
+        self.failed.insert(upload, RetryPause { until: Instant::now() + length, length });
     }
 }
 
@@ -79,45 +82,55 @@ async fn upload_all(weak: Weak<Core>, stopping: CancellationToken) {
         tokio::select! {
             () = stopping.cancelled() => return,
             Some(ended) = tasks.join_next() => {
-                if let Ok((checkpoint, succeeded)) = ended {
-                    uploads.end(checkpoint, succeeded);
+                if let Ok((upload, succeeded)) = ended {
+                    uploads.end(upload, succeeded);
                 }
             }
             () = tokio::time::sleep(INTERVAL) => {}
         }
         let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
-        let pending = match cluster.database.pending_uploads(MAX_PENDING).await {
+        let pending = match pending_uploads(cluster).await {
             Ok(pending) => pending,
             Err(error) => {
-                tracing::debug!(%error, "cannot look for checkpoints to upload");
+                tracing::debug!(%error, "cannot look for what is to be uploaded");
                 continue;
             }
         };
-        // One that was resumed or deleted meanwhile is not needed any more.
+        // What was resumed, deleted or removed meanwhile is not needed any more.
         uploads.failed.retain(|failed, _| pending.iter().any(|(pending, _)| pending == failed));
-        for (checkpoint, tenant) in pending {
-            if uploads.is_due(&checkpoint, &tenant) {
-                uploads.running.insert(checkpoint.clone(), tenant);
+        for (upload, tenant) in pending {
+            if uploads.is_due(&upload, &tenant) {
+                uploads.running.insert(upload.clone(), tenant);
                 let core = Arc::clone(&core);
                 tasks.spawn(async move {
-                    let succeeded = upload(&core, &checkpoint).await;
-                    (checkpoint, succeeded)
+                    let succeeded = try_upload(&core, &upload).await;
+                    (upload, succeeded)
                 });
             }
         }
     }
 }
 
-/// Uploads a checkpoint. Returns whether it is in the object store, or not needed any more.
-async fn upload(core: &Core, checkpoint: &Checkpoint) -> bool {
+/// Returns what is to be uploaded, with its tenants: images first, since a checkpoint is of no
+/// use without its image.
+async fn pending_uploads(cluster: &Cluster) -> Result<Vec<(Upload, String)>, StoreError> {
+    let images = cluster.database.images_without_copy().await?.into_iter();
+    let mut pending: Vec<_> =
+        images.map(|digest| (Upload::Image { digest }, IMAGES_TENANT.to_owned())).collect();
+    pending.extend(cluster.database.pending_uploads(MAX_PENDING).await?);
+    Ok(pending)
+}
+
+/// Uploads something. Returns whether it is in the object store, or not needed any more.
+async fn try_upload(core: &Core, upload: &Upload) -> bool {
     let (Some(cluster), Some(blobs)) = (&core.cluster, &core.blobs) else { return true };
-    let Err(error) = upload_files(core, cluster, blobs, checkpoint).await else { return true };
-    // Its files are gone if it was resumed or deleted meanwhile.
-    let pending = cluster.database.pending_uploads(MAX_PENDING).await.unwrap_or_default();
-    let is_needed = pending.iter().any(|(pending, _)| pending == checkpoint);
+    let Err(error) = upload_files(core, cluster, blobs, upload).await else { return true };
+    // Its files are gone if it was resumed, deleted or removed meanwhile.
+    let pending = pending_uploads(cluster).await.unwrap_or_default();
+    let is_needed = pending.iter().any(|(pending, _)| pending == upload);
     if is_needed {
-        tracing::warn!(%error, ?checkpoint, "cannot upload a checkpoint");
+        tracing::warn!(%error, ?upload, "cannot write to the object store");
         core.metrics.failed_uploads.inc();
     }
     !is_needed
@@ -127,20 +140,23 @@ async fn upload_files(
     core: &Core,
     cluster: &Cluster,
     blobs: &Blobs,
-    checkpoint: &Checkpoint,
+    upload: &Upload,
 ) -> anyhow::Result<()> {
-    let dir = match checkpoint {
-        Checkpoint::Run { id, .. } => core.state_dirs.hibernated_dir(id),
-        Checkpoint::Snapshot { id } => core.state_dirs.snapshot_dir(id),
+    let uploaded = match upload {
+        Upload::Run { id, .. } => blobs.upload(&core.state_dirs.hibernated_dir(id)).await?,
+        Upload::Snapshot { id } => blobs.upload(&core.state_dirs.snapshot_dir(id)).await?,
+        Upload::Image { digest } => {
+            let files = core.images.files(digest).await?.context("a part of it is missing")?;
+            blobs.upload(files.path()).await?
+        }
     };
-    let uploaded = blobs.upload(&dir).await?;
     core.metrics.uploaded_bytes.inc_by(uploaded.stored_bytes);
-    if cluster.database.record_tree(checkpoint, uploaded.id).await? {
-        tracing::info!(?checkpoint, bytes = uploaded.stored_bytes, "uploaded a checkpoint");
+    if cluster.database.record_tree(upload, uploaded.id).await? {
+        tracing::info!(?upload, bytes = uploaded.stored_bytes, "wrote to the object store");
         core.metrics.uploads.inc();
         return Ok(());
     }
-    // It was resumed or deleted meanwhile.
+    // It was resumed or deleted meanwhile, or another node has copied the image.
     blobs.delete_tree(uploaded.id).await?;
     Ok(())
 }
@@ -167,6 +183,7 @@ async fn collect_garbage(cluster: &Cluster, blobs: &Blobs) -> anyhow::Result<()>
     if !cluster.database.take_collection_turn().await? {
         return Ok(());
     }
+    cluster.database.delete_unused_image_copies().await?;
     let referenced = cluster.database.referenced_trees().await?;
     let collected = blobs.collect_garbage(&referenced).await?;
     tracing::info!(
@@ -182,8 +199,8 @@ async fn collect_garbage(cluster: &Cluster, blobs: &Blobs) -> anyhow::Result<()>
 mod tests {
     use super::*;
 
-    fn snapshot(number: u32) -> Checkpoint {
-        Checkpoint::Snapshot { id: format!("snap{number}") }
+    fn snapshot(number: u32) -> Upload {
+        Upload::Snapshot { id: format!("snap{number}") }
     }
 
     #[test]

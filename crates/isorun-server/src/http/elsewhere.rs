@@ -262,11 +262,13 @@ async fn create(
     let Ok(wanted) = serde_json::from_slice::<Wanted>(&body) else {
         return Ok(next.run(Request::from_parts(parts, Body::from(body))).await);
     };
+    let image_nodes = cluster.nodes_with_image(&wanted.image).await?;
     let needs = Needs {
         interpreter: InterpreterImage::named(&wanted.image).map(InterpreterImage::name),
+        image_nodes: &image_nodes,
         mem_bytes: wanted.mem_mib.unwrap_or(DEFAULT_MEM_MIB).saturating_mul(1 << 20),
     };
-    let (mut excluded, mut refused) = (Vec::new(), None);
+    let (mut excluded, mut refused, mut lacks_image) = (Vec::new(), None, false);
     for _ in 0..MAX_CREATE_ATTEMPTS {
         let Some(node) = cluster.place(&needs, &excluded) else { break };
         let mut again = Request::builder().method(Method::POST).uri(parts.uri.clone());
@@ -288,18 +290,32 @@ async fn create(
                 Err(error) => return Err(peer_error(&node.id, &error)),
             }
         };
-        let is_full = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE]
-            .contains(&response.status());
-        if !is_full {
+        let status = response.status();
+        let is_full =
+            [StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE].contains(&status);
+        // Another node has the image that this one has not.
+        if status == StatusCode::NOT_FOUND && !image_nodes.is_empty() {
+            lacks_image = true;
+        } else if is_full {
+            refused = Some(Ok(response));
+        } else {
             return Ok(response);
         }
-        tracing::debug!(node = node.id, status = %response.status(), "a node refused a run");
-        refused = Some(Ok(response));
+        tracing::debug!(node = node.id, %status, "a node refused a run");
         excluded.push(node.id);
     }
     // Without a suitable node, this one says what is missing.
     match refused {
         Some(refused) => refused,
+        None if lacks_image => Err(ApiError::new(
+            Code::Unavailable,
+            format!(
+                "the servers that have the image {} are full or do not respond: try again later, \
+                 or add the image to other servers",
+                wanted.image
+            ),
+        )
+        .after(DEAD_NODE_RETRY_DELAY)),
         None => {
             app.core.require_lease(cluster)?;
             Ok(next.run(Request::from_parts(parts, Body::from(body))).await)

@@ -6,7 +6,7 @@ use test_support::PostgresServer;
 
 use super::{
     AuditLog, ClusterLimit, Ending, Event, KeyRow, NodeReport, Postgres, ResourceUsage, RunRow,
-    SnapshotRow, Store, StoreError, Verifier, sample_run,
+    SnapshotRow, Store, StoreError, Upload, Verifier, sample_run,
 };
 use crate::secret::Secret;
 
@@ -542,5 +542,90 @@ mod cluster {
         server.restart();
         store.set_run_timeout(&run.id, 5).await.unwrap();
         assert_eq!(store.run(&run.id).await.unwrap().unwrap().timeout_ms, 5);
+    }
+
+    #[tokio::test]
+    async fn images_of_nodes_are_found_by_name_and_by_digest() {
+        let server = PostgresServer::shared();
+        let url = server.database();
+        let (one, two) = (joined(&url, "node1").await, joined(&url, "node2").await);
+        let images = |digests: &[(&str, &str)]| {
+            digests
+                .iter()
+                .map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned()))
+                .collect()
+        };
+        one.set_node_images(&images(&[("a", "sha256:1"), ("b", "sha256:2")])).await.unwrap();
+        two.set_node_images(&images(&[("a", "sha256:3"), ("c", "sha256:2")])).await.unwrap();
+        assert_eq!(one.nodes_with_image("b").await.unwrap(), ["node1"]);
+        assert_eq!(one.nodes_with_image("a").await.unwrap().len(), 2);
+        assert_eq!(one.images_without_copy().await.unwrap().len(), 2);
+        assert_eq!(one.named_image_copy("a").await.unwrap(), None);
+        let trees: Vec<isorun_blobs::TreeId> =
+            (1..=3).map(|number| format!("tree{number:032}").parse().unwrap()).collect();
+        for (at, tree) in trees.iter().enumerate() {
+            let upload = Upload::Image { digest: format!("sha256:{}", at + 1) };
+            assert!(one.record_tree(&upload, *tree).await.unwrap());
+            // Another copy of the same image is not needed.
+            assert!(!two.record_tree(&upload, trees[0]).await.unwrap());
+        }
+        assert!(one.images_without_copy().await.unwrap().is_empty());
+        assert_eq!(two.image_copy("sha256:1").await.unwrap(), Some(trees[0]));
+        // Of two images with one name it is the newer one.
+        let found = one.named_image_copy("a").await.unwrap();
+        assert_eq!(found, Some(("sha256:3".to_owned(), trees[2])));
+        one.set_node_images(&images(&[("a", "sha256:2")])).await.unwrap();
+        let found = one.named_image_copy("a").await.unwrap();
+        assert_eq!(found, Some(("sha256:2".to_owned(), trees[1])));
+        assert!(one.nodes_with_image("b").await.unwrap().is_empty());
+        // Copies are kept for an hour, and as long as a node, a run or a snapshot needs them.
+        let run = RunRow { digest: "sha256:1".to_owned(), ..row("me", Status::Running) };
+        Store::from(one.clone()).add_run(run.clone()).await.unwrap();
+        two.set_node_images(&images(&[])).await.unwrap();
+        one.delete_unused_image_copies().await.unwrap();
+        assert!(one.image_copy("sha256:3").await.unwrap().is_some());
+        let older = "UPDATE isorun.image_copies SET copied_at = now() - INTERVAL '2 hours'";
+        server.psql(url.rsplit_once('/').unwrap().1, older).unwrap();
+        one.delete_unused_image_copies().await.unwrap();
+        assert_eq!(one.image_copy("sha256:3").await.unwrap(), None);
+        assert!(one.image_copy("sha256:2").await.unwrap().is_some());
+        assert!(one.image_copy("sha256:1").await.unwrap().is_some());
+        assert_eq!(one.referenced_trees().await.unwrap().len(), 2);
+        // A node that is removed has no images.
+        one.set_node_images(&images(&[])).await.unwrap();
+        two.renew(&NodeReport::default(), Duration::ZERO).await.unwrap();
+        two.set_node_images(&images(&[("d", "sha256:1")])).await.unwrap();
+        assert!(one.remove_node("node2").await.unwrap());
+        assert!(one.nodes_with_image("d").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn nodes_hear_of_changes_that_concern_them() {
+        let server = PostgresServer::shared();
+        let url = server.database();
+        let (one, two) = (joined(&url, "node1").await, joined(&url, "node2").await);
+        let heard = std::sync::Arc::new(tokio::sync::Notify::new());
+        let listening = tokio::spawn({
+            let (one, heard) = (one.clone(), heard.clone());
+            async move { one.listen(&heard).await }
+        });
+        let soon = async || {
+            tokio::time::timeout(Duration::from_secs(30), heard.notified()).await.unwrap();
+        };
+        soon().await;
+        two.set_draining("node2", true).await.unwrap();
+        soon().await;
+        let three = joined(&url, "node3").await;
+        soon().await;
+        two.set_draining("node1", true).await.unwrap();
+        soon().await;
+        let run = RunRow { generation: 1, ..row("me", Status::Hibernated) };
+        Store::from(one.clone()).add_run(run.clone()).await.unwrap();
+        let tree: isorun_blobs::TreeId = format!("tree{:032}", 1).parse().unwrap();
+        let upload = Upload::Run { id: run.id.clone(), generation: 1 };
+        assert!(one.record_tree(&upload, tree).await.unwrap());
+        assert!(three.claim_run(&run.id, tree).await.unwrap());
+        soon().await;
+        listening.abort();
     }
 }

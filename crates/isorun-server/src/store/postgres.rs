@@ -6,7 +6,10 @@
 
 mod audit;
 mod connect;
+mod health;
+mod images;
 mod keys;
+mod news;
 mod nodes;
 mod runs;
 mod schema;
@@ -27,12 +30,13 @@ use deadpool_postgres::{Object, Pool, PoolError};
 use tokio::time::timeout;
 use tokio_postgres::{Row, error::SqlState, types::ToSql};
 
-use self::keys::KnownKeys;
+use self::{connect::Connector, keys::KnownKeys};
 pub use self::{
-    connect::PostgresUrl,
+    connect::{CONNECTIONS_PER_NODE, PostgresUrl},
+    health::DatabaseHealth,
     nodes::{NodeReport, NodeRow, RunOwner},
     secrets::ClusterSecrets,
-    trees::Checkpoint,
+    trees::Upload,
 };
 use super::{ClusterLimit, Database, StoreError};
 
@@ -63,6 +67,7 @@ pub struct Postgres {
     pool: Pool,
     /// The connection for the lease, which does not wait for other statements.
     lease_pool: Pool,
+    connector: Arc<Connector>,
     shared: Arc<Shared>,
 }
 
@@ -76,8 +81,8 @@ struct Shared {
 }
 
 impl Postgres {
-    fn new(pool: Pool, lease_pool: Pool) -> Self {
-        Self { pool, lease_pool, shared: Arc::default() }
+    fn new(pool: Pool, lease_pool: Pool, connector: Connector) -> Self {
+        Self { pool, lease_pool, connector: Arc::new(connector), shared: Arc::default() }
     }
 
     /// Returns the id and epoch of this node. Fails before it has joined.

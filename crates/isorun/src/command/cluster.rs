@@ -3,6 +3,10 @@
 use std::{process::ExitCode, time::Instant};
 
 use clap::Subcommand;
+use isorun_server::{
+    secret::Secret,
+    store::{CONNECTIONS_PER_NODE, DatabaseHealth},
+};
 use serde::Serialize;
 
 use super::{cluster_args::ClusterArgs, node, table};
@@ -16,12 +20,16 @@ pub struct ClusterCommandArgs {
 
 #[derive(Subcommand)]
 enum ClusterCommand {
-    /// Check the database of the cluster and its nodes
+    /// Check the database of the cluster, its nodes and its object store
     ///
     /// The exit code is 1 if something needs attention.
     Doctor {
         #[command(flatten)]
         cluster: ClusterArgs,
+
+        /// The object store, as the servers have it, with the same variables AWS_...
+        #[arg(long, env = "ISORUN_BLOBS", value_name = "URL")]
+        blobs: Option<String>,
 
         /// Print JSON
         #[arg(long)]
@@ -38,9 +46,9 @@ struct Check {
 }
 
 pub fn run(args: ClusterCommandArgs) -> Result<ExitCode, Failure> {
-    let ClusterCommand::Doctor { cluster, json } = args.command;
+    let ClusterCommand::Doctor { cluster, blobs, json } = args.command;
     super::block_on(async move {
-        let checks = check(&cluster).await?;
+        let checks = check(&cluster, blobs.as_deref()).await?;
         let passed = checks.iter().all(|check| check.ok);
         if json {
             table::json(&checks)?;
@@ -54,8 +62,8 @@ pub fn run(args: ClusterCommandArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-async fn check(cluster: &ClusterArgs) -> Result<Vec<Check>, Failure> {
-    let database = cluster.database().await?;
+async fn check(cluster: &ClusterArgs, blobs: Option<&str>) -> Result<Vec<Check>, Failure> {
+    let (database, secret) = cluster.open_selected().await?;
     let started = Instant::now();
     let nodes = database.nodes().await.map_err(anyhow::Error::from)?;
     let ms = started.elapsed().as_secs_f64() * 1000.0;
@@ -64,6 +72,20 @@ async fn check(cluster: &ClusterArgs) -> Result<Vec<Check>, Failure> {
         ok: ms < 100.0,
         found: format!("responds in {ms:.1} ms; every change of a sandbox waits for it"),
     }];
+    let health = database.health().await.map_err(anyhow::Error::from)?;
+    let alive = nodes.iter().filter(|node| node.is_alive).count();
+    let needed = (alive * CONNECTIONS_PER_NODE) as u64;
+    checks.push(Check {
+        name: "connections".to_owned(),
+        ok: needed < health.max_connections,
+        found: format!(
+            "{} of {}; {alive} nodes use up to {needed}, and commands one each",
+            health.connections, health.max_connections
+        ),
+    });
+    if let Some(url) = blobs {
+        checks.push(check_object_store(url, &secret, &health).await?);
+    }
     let versions: std::collections::BTreeSet<_> =
         nodes.iter().filter(|node| node.is_alive).map(|node| &node.report.version).collect();
     checks.push(Check {
@@ -95,4 +117,23 @@ async fn check(cluster: &ClusterArgs) -> Result<Vec<Check>, Failure> {
         });
     }
     Ok(checks)
+}
+
+async fn check_object_store(
+    url: &str,
+    secret: &Secret,
+    health: &DatabaseHealth,
+) -> Result<Check, Failure> {
+    let started = Instant::now();
+    let problems = isorun_server::check_object_store(url, secret).await?;
+    let ms = started.elapsed().as_secs_f64() * 1000.0;
+    let found = match problems.first() {
+        Some(problem) => problem.clone(),
+        None => format!(
+            "an object was written, read, listed and deleted in {ms:.0} ms; {} checkpoints and \
+             images are not in it",
+            health.not_uploaded
+        ),
+    };
+    Ok(Check { name: "object store".to_owned(), ok: problems.is_empty(), found })
 }

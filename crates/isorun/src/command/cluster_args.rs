@@ -47,8 +47,13 @@ impl ClusterArgs {
 
     /// Opens the database of the cluster, which has to be selected.
     pub async fn database(&self) -> Result<Postgres, Failure> {
+        Ok(self.open_selected().await?.0)
+    }
+
+    /// Opens the database and the secret of the cluster, which has to be selected.
+    pub async fn open_selected(&self) -> Result<(Postgres, Secret), Failure> {
         match self.open().await? {
-            Some((database, _)) => Ok(database),
+            Some(opened) => Ok(opened),
             None => Err(Failure::usage("no cluster is selected").hint(
                 "specify --cluster, or set ISORUN_CLUSTER, to the PostgreSQL database that its \
                  servers were started with",

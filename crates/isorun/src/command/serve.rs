@@ -107,8 +107,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "URL", requires = "cluster", help_heading = "Cluster")]
     advertise: Option<String>,
 
-    /// The object store in which hibernated sandboxes and snapshots are kept, so that every server
-    /// of the cluster can use them: s3://BUCKET/PREFIX, with the variables AWS_... in the
+    /// The object store in which hibernated sandboxes, snapshots and images are kept, so that every
+    /// server of the cluster can use them: s3://BUCKET/PREFIX, with the variables AWS_... in the
     /// environment, or file:///DIRECTORY of a file system that all servers share
     #[arg(
         long,
@@ -119,7 +119,7 @@ pub struct ServeArgs {
     )]
     blobs: Option<String>,
 
-    /// Maximum disk space for copies of other servers' snapshots, in MiB
+    /// Maximum disk space for copies of other servers' snapshots and images, in MiB
     #[arg(long, value_name = "MIB", default_value = "32768", help_heading = "Cluster")]
     blob_cache_mib: u64,
 

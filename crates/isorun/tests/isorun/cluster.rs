@@ -3,17 +3,18 @@
 mod failures;
 mod moves;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
+use test_support::wait::wait_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     Tenant, answer,
-    cluster::{Cluster, interpreter},
+    cluster::{Cluster, IMAGE, interpreter},
     refused,
     sockets::{next_message, open_shell, send_json},
 };
@@ -230,6 +231,34 @@ async fn new_sandboxes_go_to_nodes_that_can_take_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_one_node_is_used_through_every_node() {
+    let cluster = Cluster::start_with(3, &["--max-sandboxes", "4"]);
+    cluster.import_image(&cluster.nodes[1]).await;
+    let wanted = json!({ "image": IMAGE });
+    let mut ids = Vec::new();
+    for client in cluster.nodes.iter().chain([&cluster.nodes[0]]) {
+        ids.push(client.create_with(wanted.clone()).await);
+        assert_eq!(cluster.owner(ids.last().unwrap()), Cluster::id(&cluster.nodes[1]));
+    }
+    // It is full, and the others have no copy of the image.
+    let refusal = cluster.nodes[0].post("/v1/runs", wanted.clone()).await;
+    refused(&refusal, 503, "unavailable", IMAGE);
+    let unknown = cluster.nodes[0].post("/v1/runs", json!({ "image": "no/image" })).await;
+    refused(&unknown, 404, "image_not_found", "no/image");
+    for id in &ids {
+        cluster.nodes[2].destroy(id).await;
+    }
+    let removed = cluster.nodes[1].run(&["image", "rm", IMAGE]).await;
+    assert!(removed.status.success(), "{removed:?}");
+    wait_until("the others know that it is gone", async || {
+        cluster.query("SELECT COUNT(*) FROM isorun.node_images") == "0"
+    })
+    .await;
+    let refusal = cluster.nodes[1].post("/v1/runs", wanted).await;
+    refused(&refusal, 404, "image_not_found", IMAGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn usage_is_that_of_all_nodes() {
     let cluster = Cluster::start(2);
     let tenant = cluster.tenant().await;
@@ -268,6 +297,17 @@ async fn the_command_lists_and_checks_the_nodes() {
     let checked = node.run(&["cluster", "doctor", "--cluster", &cluster.url]).await;
     let text = String::from_utf8(checked.stdout).unwrap();
     assert!(checked.status.success() && text.contains("2 of 2 accept"), "{text}");
+    assert!(text.contains("2 nodes use up to 32"), "{text}");
+    let store = tempfile::tempdir().unwrap();
+    for (directory, is_usable) in [("store", true), ("file/store", false)] {
+        fs::write(store.path().join("file"), "no directory").unwrap();
+        let blobs = format!("file://{}", store.path().join(directory).display());
+        let doctor = ["cluster", "doctor", "--cluster", &cluster.url, "--blobs", &blobs];
+        let checked = node.run(&doctor).await;
+        let text = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
+        assert_eq!(checked.status.success(), is_usable, "{text}");
+        assert_eq!(text.contains("0 checkpoints and images are not in it"), is_usable, "{text}");
+    }
     let id = Cluster::id(node);
     let removed = node.run(&["node", "--cluster", &cluster.url, "rm", &id]).await;
     let text = String::from_utf8_lossy(&removed.stderr).into_owned();

@@ -12,14 +12,19 @@ const EXPECTED_BYTES: u64 = 128 << 20;
 /// How much better another node has to be than this one, which needs no forwarding; of a
 /// thousand.
 const FORWARDING_COST: u64 = 100;
+/// How much better another node has to be than one that has the image; of a thousand. Copying
+/// an image takes longer than anything else.
+const IMAGE_COST: u64 = 1000;
 
 /// What a run needs of its node.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
-    /// The image of an interpreter; `None` for a Linux sandbox.
+    /// The interpreter; `None` for a Linux sandbox.
     pub interpreter: Option<&'a str>,
     /// The memory of the sandbox, in bytes.
     pub mem_bytes: u64,
+    /// The nodes that have its image.
+    pub image_nodes: &'a [String],
 }
 
 /// Chooses a node for a new run. `own` is this node, which is always compared. `placed` has
@@ -49,12 +54,20 @@ pub fn choose<'a>(
     if let Some(at) = usable.iter().position(|node| node.id == own) {
         candidates.push(usable.swap_remove(at));
     }
-    while candidates.len() < CANDIDATES && !usable.is_empty() {
-        candidates.push(usable.swap_remove(random(usable.len()).min(usable.len() - 1)));
+    let (mut with_image, mut others): (Vec<_>, Vec<_>) =
+        usable.into_iter().partition(|node| needs.image_nodes.contains(&node.id));
+    // Both kinds are compared, so that a few nodes with the image are not filled up.
+    for drawn_from in [&mut with_image, &mut others] {
+        let count = candidates.len().max(1) + CANDIDATES - 1;
+        while candidates.len() < count && !drawn_from.is_empty() {
+            let at = random(drawn_from.len()).min(drawn_from.len() - 1);
+            candidates.push(drawn_from.swap_remove(at));
+        }
     }
     candidates.into_iter().max_by_key(|node| {
-        let bonus = if node.id == own { FORWARDING_COST } else { 0 };
-        score(node, pending(node), needs) + bonus
+        let own_bonus = if node.id == own { FORWARDING_COST } else { 0 };
+        let image_bonus = if needs.image_nodes.contains(&node.id) { IMAGE_COST } else { 0 };
+        score(node, pending(node), needs) + own_bonus + image_bonus
     })
 }
 
@@ -102,7 +115,7 @@ mod tests {
         }
     }
 
-    const LINUX: Needs<'static> = Needs { interpreter: None, mem_bytes: GIB };
+    const LINUX: Needs<'static> = Needs { interpreter: None, mem_bytes: GIB, image_nodes: &[] };
 
     fn chosen(nodes: &[NodeRow], needs: &Needs<'_>, placed: &[(String, u64)]) -> Option<String> {
         choose(nodes, "node1", needs, &[], placed, |_| 0).map(|node| node.id.clone())
@@ -126,15 +139,29 @@ mod tests {
         assert_eq!(chosen(&nodes, &LINUX, &[]).as_deref(), Some("node2"));
         nodes[1].report.has_linux = false;
         assert_eq!(chosen(&nodes, &LINUX, &[]), None);
-        let python = Needs { interpreter: Some("isola:python"), mem_bytes: GIB };
+        let python = Needs { interpreter: Some("isola:python"), ..LINUX };
         assert_eq!(chosen(&nodes, &python, &[]).as_deref(), Some("node2"));
-        let other = Needs { interpreter: Some("isola:js"), mem_bytes: GIB };
+        let other = Needs { interpreter: Some("isola:js"), ..LINUX };
         assert_eq!(chosen(&nodes, &other, &[]), None);
         nodes[1].runs = 60;
         assert_eq!(chosen(&nodes, &python, &[("node2".to_owned(), 40)]), None);
         nodes[0].is_draining = false;
         let excluded = ["node1".to_owned(), "node2".to_owned()];
         assert!(choose(&nodes, "node1", &python, &excluded, &[], |_| 0).is_none());
+    }
+
+    #[test]
+    fn a_node_with_the_image_is_preferred_until_it_is_busy() {
+        let nodes: Vec<_> = (1..=9).map(|at| node(&format!("node{at}"), 20)).collect();
+        let image_nodes = ["node7".to_owned()];
+        let needs = Needs { image_nodes: &image_nodes, ..LINUX };
+        assert_eq!(chosen(&nodes, &needs, &[]).as_deref(), Some("node7"));
+        let busy = [("node7".to_owned(), 40)];
+        assert_eq!(chosen(&nodes, &needs, &busy).as_deref(), Some("node1"));
+        // This node, if it has the image.
+        let both = ["node7".to_owned(), "node1".to_owned()];
+        let needs = Needs { image_nodes: &both, ..LINUX };
+        assert_eq!(chosen(&nodes, &needs, &[]).as_deref(), Some("node1"));
     }
 
     /// A burst that one node places from one report is spread.

@@ -1,6 +1,13 @@
 //! The URL of a PostgreSQL server, and connections to it.
 
-use std::{fmt, net::IpAddr, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::{
@@ -16,8 +23,10 @@ use tokio_rustls::rustls::{
 
 use super::{Postgres, StoreError, schema};
 
-/// The largest number of connections of one node, beside that for its lease.
-const MAX_CONNECTIONS: usize = 16;
+/// The largest number of connections of one node.
+pub const CONNECTIONS_PER_NODE: usize = 16;
+/// The largest number of those that are shared: one is for the lease, and one for news.
+const SHARED_CONNECTIONS: usize = CONNECTIONS_PER_NODE - 2;
 /// The longest time until a connection is established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time to wait for a free connection.
@@ -137,32 +146,46 @@ impl Postgres {
         url: &PostgresUrl,
         extra_roots: Option<&Path>,
     ) -> Result<Self, StoreError> {
-        let pools = (pool(url, extra_roots, MAX_CONNECTIONS)?, pool(url, extra_roots, 1)?);
-        let database = Self::new(pools.0, pools.1);
+        let connector =
+            Connector { url: url.clone(), extra_roots: extra_roots.map(Path::to_owned) };
+        let pool = connector.pool(SHARED_CONNECTIONS)?;
+        let database = Self::new(pool, connector.pool(1)?, connector);
         schema::migrate(&database.pool).await?;
         Ok(database)
     }
 }
 
-fn pool(
-    url: &PostgresUrl,
-    extra_roots: Option<&Path>,
-    max_connections: usize,
-) -> Result<Pool, StoreError> {
-    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = if url.uses_tls {
-        Manager::from_config(url.config.clone(), tls(extra_roots)?, config)
-    } else {
-        Manager::from_config(url.config.clone(), NoTls, config)
-    };
-    Pool::builder(manager)
-        .max_size(max_connections)
-        .wait_timeout(Some(WAIT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT))
-        .recycle_timeout(Some(CONNECT_TIMEOUT))
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| StoreError::Postgres(error.to_string()))
+/// What is needed to connect to a database.
+pub struct Connector {
+    url: PostgresUrl,
+    extra_roots: Option<PathBuf>,
+}
+
+impl Connector {
+    pub fn config(&self) -> &Config {
+        &self.url.config
+    }
+
+    /// Returns the settings of TLS; `None` if connections do not use it.
+    pub fn tls(&self) -> Result<Option<MakeRustlsConnect>, StoreError> {
+        self.url.uses_tls.then(|| tls(self.extra_roots.as_deref())).transpose()
+    }
+
+    fn pool(&self, max_connections: usize) -> Result<Pool, StoreError> {
+        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = match self.tls()? {
+            Some(tls) => Manager::from_config(self.config().clone(), tls, config),
+            None => Manager::from_config(self.config().clone(), NoTls, config),
+        };
+        Pool::builder(manager)
+            .max_size(max_connections)
+            .wait_timeout(Some(WAIT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Postgres(error.to_string()))
+    }
 }
 
 fn tls(extra_roots: Option<&Path>) -> Result<MakeRustlsConnect, StoreError> {

@@ -195,6 +195,8 @@ impl Postgres {
                      AND NOT EXISTS (SELECT FROM snapshots WHERE node = $1) FOR UPDATE
                  ), images AS (
                      DELETE FROM pulled_images USING unused WHERE node = unused.id
+                 ), names AS (
+                     DELETE FROM node_images USING unused WHERE node = unused.id
                  )
                  UPDATE nodes SET state = 'removed', epoch = epoch + 1 FROM unused
                  WHERE nodes.id = unused.id RETURNING nodes.id",

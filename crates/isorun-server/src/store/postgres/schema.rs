@@ -8,7 +8,8 @@ use super::{StoreError, error_of, unavailable};
 const MIGRATION_LOCK: i64 = 0x6973_6f72_756e;
 
 /// The migration steps, applied once each, in order. A released step is never changed.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE cluster (
         only_row BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (only_row),
         secret TEXT NOT NULL,
@@ -176,7 +177,42 @@ const STEPS: &[&str] = &["
     END $$;
     CREATE TRIGGER snapshot_added BEFORE INSERT ON snapshots FOR EACH ROW
         EXECUTE FUNCTION admit_snapshot();
-"];
+",
+    "
+    -- The images that nodes have.
+    CREATE TABLE node_images (
+        node TEXT NOT NULL REFERENCES nodes (id),
+        reference TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        listed_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        PRIMARY KEY (node, reference)
+    );
+    CREATE INDEX node_images_by_reference ON node_images (reference);
+    CREATE INDEX node_images_by_digest ON node_images (digest);
+    -- The images in the object store.
+    CREATE TABLE image_copies (
+        digest TEXT PRIMARY KEY,
+        tree TEXT NOT NULL,
+        copied_at TIMESTAMPTZ NOT NULL DEFAULT now()
+    );
+    -- News for the nodes: for all of them, or for the one that is named.
+    CREATE FUNCTION tell_nodes() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_notify('isorun', '');
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER node_added AFTER INSERT ON nodes FOR EACH ROW EXECUTE FUNCTION tell_nodes();
+    CREATE TRIGGER node_changed AFTER UPDATE OF state ON nodes FOR EACH ROW
+        WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION tell_nodes();
+    CREATE FUNCTION tell_old_node() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_notify('isorun', OLD.node);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER run_moved AFTER UPDATE OF node ON runs FOR EACH ROW
+        WHEN (OLD.node <> NEW.node) EXECUTE FUNCTION tell_old_node();
+    CREATE INDEX runs_by_digest ON runs (digest) WHERE destroyed_at IS NULL;
+    CREATE INDEX snapshots_by_digest ON snapshots (digest);
+",
+];
 
 /// Creates the schema or migrates it to the current format.
 pub async fn migrate(pool: &Pool) -> Result<(), StoreError> {

@@ -11,20 +11,18 @@ use super::{super::StoreError, Postgres, column, int, number, params, parsed};
 /// The time between two collections of garbage, of all nodes together, in seconds.
 const COLLECTION_INTERVAL_SECS: f64 = 3600.0;
 
-/// A checkpoint on the disk of this node.
+/// What a node copies from its disk to the object store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Checkpoint {
+pub enum Upload {
     Run { id: RunId, generation: u64 },
     Snapshot { id: String },
+    Image { digest: String },
 }
 
 impl Postgres {
     /// Returns up to `limit` checkpoints of this node that are not in the object store yet, and
     /// their tenants, the oldest first.
-    pub async fn pending_uploads(
-        &self,
-        limit: u32,
-    ) -> Result<Vec<(Checkpoint, String)>, StoreError> {
+    pub async fn pending_uploads(&self, limit: u32) -> Result<Vec<(Upload, String)>, StoreError> {
         let (node, _) = self.node()?;
         let rows = self
             .query(
@@ -39,25 +37,21 @@ impl Postgres {
             .await?;
         rows.iter()
             .map(|row| {
-                let checkpoint = if column(row, "is_run")? {
+                let upload = if column(row, "is_run")? {
                     let id = parsed(row, "id", |text| text.parse().ok())?;
-                    Checkpoint::Run { id, generation: number(row, "generation")? }
+                    Upload::Run { id, generation: number(row, "generation")? }
                 } else {
-                    Checkpoint::Snapshot { id: column(row, "id")? }
+                    Upload::Snapshot { id: column(row, "id")? }
                 };
-                Ok((checkpoint, column(row, "tenant")?))
+                Ok((upload, column(row, "tenant")?))
             })
             .collect()
     }
 
-    /// Records the tree of a checkpoint. Returns false if it is no longer needed.
-    pub async fn record_tree(
-        &self,
-        checkpoint: &Checkpoint,
-        tree: TreeId,
-    ) -> Result<bool, StoreError> {
-        let recorded = match checkpoint {
-            Checkpoint::Run { id, generation } => {
+    /// Records the tree of an upload. Returns false if it is no longer needed.
+    pub async fn record_tree(&self, upload: &Upload, tree: TreeId) -> Result<bool, StoreError> {
+        let recorded = match upload {
+            Upload::Run { id, generation } => {
                 self.change(
                     "UPDATE runs SET tree = $4, tree_generation = $5 FROM fence
                      WHERE runs.id = $3 AND runs.node = fence.id AND destroyed_at IS NULL
@@ -66,12 +60,20 @@ impl Postgres {
                 )
                 .await?
             }
-            Checkpoint::Snapshot { id } => {
+            Upload::Snapshot { id } => {
                 self.change(
                     "UPDATE snapshots SET tree = $4 FROM fence
                      WHERE snapshots.id = $3 AND snapshots.node = fence.id
                      RETURNING created_at AS result",
                     params![id.clone(), tree.to_string()],
+                )
+                .await?
+            }
+            Upload::Image { digest } => {
+                self.change(
+                    "INSERT INTO image_copies (digest, tree) SELECT $3, $4 FROM fence
+                     ON CONFLICT DO NOTHING RETURNING 0::BIGINT AS result",
+                    params![digest.clone(), tree.to_string()],
                 )
                 .await?
             }
@@ -133,13 +135,14 @@ impl Postgres {
         Ok(!taken.is_empty())
     }
 
-    /// Returns all trees that a run or a snapshot refers to.
+    /// Returns all trees that the database refers to.
     pub async fn referenced_trees(&self) -> Result<HashSet<TreeId>, StoreError> {
         let rows = self
             .query(
                 "SELECT tree FROM runs
                  WHERE destroyed_at IS NULL AND tree_generation = generation
-                 UNION SELECT tree FROM snapshots WHERE tree IS NOT NULL",
+                 UNION SELECT tree FROM snapshots WHERE tree IS NOT NULL
+                 UNION SELECT tree FROM image_copies",
                 params![],
             )
             .await?;

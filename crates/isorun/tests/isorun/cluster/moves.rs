@@ -9,7 +9,7 @@ use test_support::wait::wait_until;
 
 use crate::support::{
     Tenant, answer,
-    cluster::{Cluster, interpreter},
+    cluster::{Cluster, IMAGE, interpreter},
     refused,
 };
 
@@ -31,13 +31,15 @@ impl SharedCluster {
         format!("file://{}", store.display())
     }
 
-    /// Waits until every checkpoint is in the object store.
+    /// Waits until every checkpoint and image is in the object store.
     async fn uploaded(&self) {
         wait_until("all checkpoints are in the object store", async || {
             let missing = self.cluster.query(
                 "SELECT (SELECT COUNT(*) FROM isorun.runs WHERE status = 'hibernated'
                  AND tree_generation IS DISTINCT FROM generation)
-                 + (SELECT COUNT(*) FROM isorun.snapshots WHERE tree IS NULL)",
+                 + (SELECT COUNT(*) FROM isorun.snapshots WHERE tree IS NULL)
+                 + (SELECT COUNT(*) FROM isorun.node_images AS image WHERE NOT EXISTS
+                     (SELECT FROM isorun.image_copies WHERE digest = image.digest))",
             );
             missing == "0"
         })
@@ -64,6 +66,12 @@ async fn run_code(client: &Tenant, id: &str, code: &str) -> String {
         client.post(&format!("/v1/runs/{id}/code"), json!({ "code": code })).await;
     assert_eq!(status, 200, "{outcome}");
     outcome.to_string()
+}
+
+async fn file(client: &Tenant, id: &str, path: &str) -> String {
+    let path = format!("/v1/runs/{id}/files/download?path={path}");
+    let file = client.request(reqwest::Method::GET, &path).send().await.unwrap();
+    file.text().await.unwrap()
 }
 
 async fn assert_logs_hold(cluster: &Cluster) {
@@ -177,48 +185,46 @@ async fn a_draining_node_hands_over_what_may_be_hibernated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sandbox_of_an_image_moves_to_a_node_that_has_the_image() {
+async fn an_image_moves_with_its_sandboxes() {
     let mut shared = SharedCluster::start(3);
-    let root = tempfile::tempdir().unwrap();
-    fs::create_dir(root.path().join("etc")).unwrap();
-    fs::write(root.path().join("etc/hello"), "from the image").unwrap();
-    for node in &shared.cluster.nodes[1..] {
-        let path = root.path().to_str().unwrap();
-        let imported = node.run(&["image", "import", "-q", path, "my/root"]).await;
-        assert!(imported.status.success(), "{imported:?}");
-    }
     let cluster = &shared.cluster;
-    let id = cluster.create_on(2, json!({ "image": "my/root" })).await;
+    cluster.import_image(&cluster.nodes[2]).await;
     let client = Tenant::clone(&cluster.nodes[0]);
+    let id = client.create_with(json!({ "image": IMAGE })).await;
+    assert_eq!(cluster.owner(&id), Cluster::id(&cluster.nodes[2]));
     client.upload(&id, "/written", "by a client").await;
     let snapshot = client.snapshot(&id).await;
     client.change(&id, "hibernate").await;
     shared.uploaded().await;
     let dead = shared.kill_last().await;
+    let cluster = &shared.cluster;
     let resume = format!("/v1/runs/{id}/resume");
-    // The first node does not have the image, so it does not take it over.
+    // Without the image it is not taken over.
+    let copy = cluster.query("DELETE FROM isorun.image_copies RETURNING tree");
     let (status, body) = client.post(&resume, json!({})).await;
     assert_eq!(status, 404, "{body}");
-    assert!(body["error"].as_str().unwrap().contains("my/root"), "{body}");
-    assert_eq!(shared.cluster.owner(&id), Cluster::id(&dead));
-    let path = root.path().to_str().unwrap();
-    let imported = shared.cluster.nodes[0].run(&["image", "import", "-q", path, "my/root"]).await;
-    assert!(imported.status.success(), "{imported:?}");
+    assert!(body["error"].as_str().unwrap().contains(IMAGE), "{body}");
+    assert_eq!(cluster.owner(&id), Cluster::id(&dead));
+    let tree = copy.lines().next().unwrap();
+    cluster.query(&format!(
+        "INSERT INTO isorun.image_copies SELECT DISTINCT digest, '{tree}' FROM isorun.node_images"
+    ));
     assert_eq!(client.post(&resume, json!({})).await.0, 200);
-    for (path, content) in [("/etc/hello", "from the image"), ("/written", "by a client")] {
-        let path = format!("/v1/runs/{id}/files/download?path={path}");
-        let file = client.request(reqwest::Method::GET, &path).send().await.unwrap();
-        assert_eq!(file.text().await.unwrap(), content);
-    }
+    assert_eq!(file(&client, &id, "/etc/hello").await, "from the image");
+    assert_eq!(file(&client, &id, "/written").await, "by a client");
     // Restored several times at once, each copy has the image, and none the machine's own files.
-    let restoring = (0..4).map(|_| client.restore(&snapshot));
-    for copy in futures_util::future::join_all(restoring).await {
-        let path = format!("/v1/runs/{copy}/files/download?path=/etc/hello");
-        let file = client.request(reqwest::Method::GET, &path).send().await.unwrap();
-        assert_eq!(file.text().await.unwrap(), "from the image");
-        client.destroy(&copy).await;
+    let other = Tenant::clone(&cluster.nodes[1]);
+    let restoring = (0..4).map(|_| other.restore(&snapshot));
+    let mut created = futures_util::future::join_all(restoring).await;
+    // So has a new one, on any node.
+    for client in [&client, &other] {
+        created.push(client.create_with(json!({ "image": IMAGE })).await);
     }
-    client.destroy(&id).await;
+    created.push(id);
+    for id in &created {
+        assert_eq!(file(&client, id, "/etc/hello").await, "from the image");
+        client.destroy(id).await;
+    }
     // It removes the containers that it had created in advance.
     let blobs = SharedCluster::url(shared.store.path());
     drop(shared.cluster.node(dead.take_directories(), &["--blobs", &blobs]));

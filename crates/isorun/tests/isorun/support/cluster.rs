@@ -1,6 +1,6 @@
 //! Several servers that form a cluster on one machine, with a PostgreSQL server of their own.
 
-use std::{collections::BTreeMap, sync::RwLockReadGuard};
+use std::{collections::BTreeMap, fs, sync::RwLockReadGuard};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,6 +15,9 @@ use super::server::{Server, Tenant};
 ///
 /// On a machine that is busy with other tests, a node must not miss its renewals.
 const LEASE: &str = "5s";
+
+/// The name of an image whose file `/etc/hello` says `from the image`.
+pub const IMAGE: &str = "my/root";
 
 /// The nodes of a cluster. The same key is valid at each of them.
 pub struct Cluster {
@@ -76,7 +79,7 @@ impl Cluster {
 
     /// Returns the id of a node.
     pub fn id(node: &Server) -> String {
-        std::fs::read_to_string(node.data.path().join("node")).unwrap()
+        fs::read_to_string(node.data.path().join("node")).unwrap()
     }
 
     /// Makes a node accept new sandboxes or not, and waits until all nodes know.
@@ -115,6 +118,22 @@ impl Cluster {
             self.nodes[at].destroy(&id).await;
         }
         panic!("every sandbox was placed on another node than {wanted}");
+    }
+
+    /// Adds [`IMAGE`] to the images of one node, and waits until the others know.
+    pub async fn import_image(&self, node: &Server) {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/hello"), "from the image").unwrap();
+        let path = root.path().to_str().unwrap();
+        let imported = node.run(&["image", "import", "-q", path, IMAGE]).await;
+        assert!(imported.status.success(), "{imported:?}");
+        let known = format!(
+            "SELECT COUNT(*) FROM isorun.node_images
+             WHERE node = '{}' AND reference LIKE '%{IMAGE}%'",
+            Self::id(node)
+        );
+        wait_until("the others know of the image", async || self.query(&known) == "1").await;
     }
 
     /// Returns the node of a sandbox, as the database has it.
