@@ -47,7 +47,7 @@ pub mod takeover;
 mod uploads;
 pub mod validate;
 
-use std::{fs::File, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use isorun_blobs::{BlobOptions, Blobs};
@@ -75,7 +75,7 @@ use self::{
     takeover::TakeOvers,
 };
 use crate::{
-    config::{BlobConfig, Config},
+    config::Config,
     secret::Secret,
     store::{RunRow, Store},
 };

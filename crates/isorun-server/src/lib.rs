@@ -48,6 +48,7 @@ mod strict_json;
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
+use isorun_blobs::BlobOptions;
 use isorun_engine::Capabilities;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -176,11 +177,15 @@ pub async fn open_cluster(url: &PostgresUrl, roots: Option<&Path>) -> Result<(Po
     Ok((database, secret))
 }
 
-/// Writes, reads, lists and deletes an object in the object store of a cluster. Returns the
-/// operations that fail, and what to do about them.
+/// Writes, reads, lists and deletes an object in the object store of a cluster. Returns what
+/// fails, and what to do about it.
 pub async fn check_object_store(url: &str, secret: &Secret) -> Result<Vec<String>> {
     let cache = tempfile::tempdir()?;
-    let blobs = core::open_blobs(url, secret, BlobOptions::new(cache.path())).await?;
+    let opened = core::open_blobs(url, secret, BlobOptions::new(cache.path())).await;
+    let blobs = match opened {
+        Ok(blobs) => blobs,
+        Err(error) => return Ok(vec![format!("{error:#}")]),
+    };
     let steps = blobs.check().await.steps.into_iter();
     let failed = steps.filter_map(|step| {
         let (error, advice) = (step.error?, step.advice.unwrap_or_default());

@@ -619,10 +619,10 @@ mod cluster {
         soon().await;
         two.set_draining("node1", true).await.unwrap();
         soon().await;
-        let run = RunRow { generation: 1, ..row("me", Status::Hibernated) };
+        let run = row("me", Status::Hibernated);
         Store::from(one.clone()).add_run(run.clone()).await.unwrap();
         let tree: isorun_blobs::TreeId = format!("tree{:032}", 1).parse().unwrap();
-        let upload = Upload::Run { id: run.id.clone(), generation: 1 };
+        let upload = Upload::Run { id: run.id.clone(), generation: 0 };
         assert!(one.record_tree(&upload, tree).await.unwrap());
         assert!(three.claim_run(&run.id, tree).await.unwrap());
         soon().await;

@@ -14,6 +14,7 @@ pub struct DatabaseHealth {
 }
 
 impl Postgres {
+    /// Returns the state of the database.
     pub async fn health(&self) -> Result<DatabaseHealth, StoreError> {
         let found = self
             .query_opt(

@@ -9,7 +9,7 @@ use tokio_postgres::{
     tls::{MakeTlsConnect, TlsConnect},
 };
 
-use super::{StoreError, connect::Connector, error_of};
+use super::{StoreError, error_of};
 
 impl super::Postgres {
     /// Wakes `heard` when a node joins, leaves, is drained or is declared dead, and when a run

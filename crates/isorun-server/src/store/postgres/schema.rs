@@ -207,7 +207,7 @@ const STEPS: &[&str] = &[
         PERFORM pg_notify('isorun', OLD.node);
         RETURN NULL;
     END $$;
-    CREATE TRIGGER run_moved AFTER UPDATE OF node ON runs FOR EACH ROW
+    CREATE TRIGGER move_told AFTER UPDATE OF node ON runs FOR EACH ROW
         WHEN (OLD.node <> NEW.node) EXECUTE FUNCTION tell_old_node();
     CREATE INDEX runs_by_digest ON runs (digest) WHERE destroyed_at IS NULL;
     CREATE INDEX snapshots_by_digest ON snapshots (digest);

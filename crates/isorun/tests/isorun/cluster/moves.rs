@@ -97,7 +97,7 @@ async fn what_a_dead_node_had_hibernated_goes_on_elsewhere() {
     let cluster = &shared.cluster;
     // A URL without the token is refused, and moves nothing.
     let url = format!("{}/sb/{linux}/p/8000/", one.url);
-    assert_eq!(one.http.get(url).send().await.unwrap().status(), 401);
+    assert_eq!(one.http.get(url).send().await.unwrap().status(), 403);
     assert_eq!(cluster.owner(&linux), Cluster::id(&dead));
     // Nor does a key of another tenant.
     let stranger = cluster.tenant().await;
