@@ -26,7 +26,7 @@ pub async fn run(core: Weak<Core>) {
         }) else {
             return;
         };
-        if let Err(error) = delete_expired(&store, &limits).await {
+        if let Err(error) = take_turn(&store, &limits).await {
             tracing::error!(%error, "cannot delete expired runs");
         }
         tokio::select! {
@@ -34,6 +34,14 @@ pub async fn run(core: Weak<Core>) {
             () = stopping.cancelled() => return,
         }
     }
+}
+
+/// Deletes expired runs, unless another node of the cluster has begun to in this interval.
+async fn take_turn(store: &Store, limits: &ServerLimits) -> Result<(), StoreError> {
+    if store.take_history_turn(INTERVAL).await? {
+        delete_expired(store, limits).await?;
+    }
+    Ok(())
 }
 
 async fn delete_expired(store: &Store, limits: &ServerLimits) -> Result<(), StoreError> {

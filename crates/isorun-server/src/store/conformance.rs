@@ -1,6 +1,7 @@
 //! The tests that every database has to pass.
 
 use isorun_api::{OnIdle, RunId, Status};
+use isorun_blobs::TreeId;
 use serde_json::json;
 use test_support::PostgresServer;
 
@@ -407,6 +408,8 @@ mod cluster {
         }
         // Two tenants have 10 runs each at most, and three nodes 8 each.
         assert_eq!(added, 20);
+        let counter = Postgres::connect(&url.parse().unwrap(), None).await.unwrap();
+        assert_eq!(open_runs_of_nodes(&server, &url, &counter).await.iter().sum::<u64>(), 20);
         assert!(limits.contains(&ClusterLimit::TenantRuns));
         for (at, node) in nodes.iter().enumerate() {
             assert!(node.open_runs().await.unwrap().len() <= 8, "{at}");
@@ -475,6 +478,139 @@ mod cluster {
         let owner = others[0].run_owner(&runs[2]).await.unwrap().unwrap();
         assert_eq!((owner.node.as_str(), owner.is_dead), ("node1", true));
         assert_eq!(owner.status, Some(Status::Hibernated));
+    }
+
+    /// The numbers of open runs that are wrong.
+    const WRONG_COUNTERS: &str = "
+        SET search_path = isorun;
+        SELECT node, open, counted FROM node_runs FULL JOIN (
+            SELECT node, COUNT(*) AS counted FROM runs WHERE destroyed_at IS NULL GROUP BY node
+        ) AS counts USING (node) WHERE COALESCE(open, 0) <> COALESCE(counted, 0)
+        UNION ALL SELECT tenant, open, counted FROM tenant_runs FULL JOIN (
+            SELECT tenant, COUNT(*) AS counted FROM runs WHERE destroyed_at IS NULL GROUP BY tenant
+        ) AS counts USING (tenant) WHERE COALESCE(open, 0) <> COALESCE(counted, 0)";
+
+    /// Checks the numbers of open runs that the database keeps, of nodes and of tenants. Returns
+    /// those of the nodes.
+    async fn open_runs_of_nodes(server: &PostgresServer, url: &str, node: &Postgres) -> Vec<u64> {
+        let wrong = server.psql(url.rsplit_once('/').unwrap().1, WRONG_COUNTERS).unwrap();
+        assert_eq!(wrong, "", "the number that is kept, and that of the rows");
+        node.nodes().await.unwrap().iter().map(|node| node.runs).collect()
+    }
+
+    async fn added(store: &Store, tenant: &str, status: Status) -> RunId {
+        let run = row(tenant, status);
+        store.add_run(run.clone()).await.unwrap();
+        run.id
+    }
+
+    fn ending(destroyed_at: i64) -> Ending {
+        let (reason, cpu_ms) = ("done".to_owned(), 10);
+        Ending { reason, destroyed_at, cpu_ms, mem_peak_bytes: 0, disk_used_bytes: 0 }
+    }
+
+    #[tokio::test]
+    async fn open_runs_are_counted_through_every_change() {
+        let server = PostgresServer::shared();
+        let url = server.database();
+        let (one, two) = (joined(&url, "node1").await, joined(&url, "node2").await);
+        let (here, there) = (Store::from(one.clone()), Store::from(two.clone()));
+        let open = || open_runs_of_nodes(&server, &url, &two);
+        assert_eq!(open().await, [0, 0]);
+        let mut runs = Vec::new();
+        for tenant in ["a", "b", "c", "a"] {
+            runs.push(added(&here, tenant, Status::Running).await);
+        }
+        runs.push(added(&there, "b", Status::Running).await);
+        assert_eq!(open().await, [4, 1]);
+        // What is refused does not count: an id that is in use, and what another node adds.
+        let again = RunRow { id: runs[0].clone(), ..row("z", Status::Creating) };
+        assert!(here.add_run(again).await.is_err());
+        there.delete_run(&runs[0]).await.unwrap();
+        assert_eq!(open().await, [4, 1]);
+        here.delete_run(&runs[0]).await.unwrap();
+        here.end_run(&runs[1], ending(2_000)).await.unwrap();
+        assert_eq!(open().await, [2, 1]);
+        // It ends once, and is deleted from the history.
+        here.end_run(&runs[1], ending(3_000)).await.unwrap();
+        assert_eq!(there.delete_runs_before(9_000, 9).await.unwrap(), 1);
+        here.set_run_status(&runs[2], Status::Failed).await.unwrap();
+        assert_eq!(open().await, [2, 1]);
+
+        // A node takes over a hibernated run.
+        let tree: TreeId = format!("tree{}", "7".repeat(32)).parse().unwrap();
+        let generation = here.next_generation(&runs[3]).await.unwrap();
+        here.run_hibernated(&runs[3], ResourceUsage::default()).await.unwrap();
+        let checkpoint = Upload::Run { id: runs[3].clone(), generation };
+        let pending = one.pending_uploads(9).await.unwrap();
+        assert_eq!(pending, [(checkpoint.clone(), "a".to_owned())]);
+        assert!(one.record_tree(&checkpoint, tree).await.unwrap());
+        assert!(one.pending_uploads(9).await.unwrap().is_empty());
+        assert!(!two.claim_run(&runs[3], tree).await.unwrap(), "its node is up");
+        assert!(one.set_draining("node1", true).await.unwrap());
+        assert!(two.claim_run(&runs[3], tree).await.unwrap());
+        assert_eq!(open().await, [1, 2]);
+
+        // A node dies, with runs of several tenants that were not created yet.
+        for tenant in ["c", "a", "b", "a"] {
+            added(&here, tenant, Status::Creating).await;
+        }
+        assert_eq!(open().await, [5, 2]);
+        one.renew(&NodeReport::default(), Duration::ZERO).await.unwrap();
+        assert_eq!(two.declare_dead(Duration::ZERO).await.unwrap(), ["node1"]);
+        two.delete_unfinished_runs().await.unwrap();
+        assert_eq!(open().await, [1, 2]);
+        let secret = Secret::from_bytes([7; 32]);
+        for lost in two.lost_runs(9).await.unwrap() {
+            let entry =
+                super::super::following_entry(&secret, &lost.id, &lost.log, Event::Lost, ());
+            assert!(two.end_lost_run(&lost, "lost", 9_000, entry).await.unwrap());
+        }
+        assert_eq!(open().await, [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn open_runs_are_counted_when_all_nodes_change_them_at_once() {
+        let server = PostgresServer::shared();
+        let url = server.database();
+        let mut nodes = Vec::new();
+        for name in ["node1", "node2", "node3"] {
+            nodes.push(joined(&url, name).await);
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..90 {
+            let store = Store::from(nodes[number % 3].clone());
+            tasks.spawn(async move {
+                let id = added(&store, ["a", "b"][number / 3 % 2], Status::Creating).await;
+                match number % 5 {
+                    0 => store.delete_run(&id).await.unwrap(),
+                    1 | 2 => store.end_run(&id, ending(2_000)).await.unwrap(),
+                    _ => {}
+                }
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(open_runs_of_nodes(&server, &url, &nodes[0]).await, [12, 12, 12]);
+    }
+
+    #[tokio::test]
+    async fn the_history_is_deleted_by_one_node_at_a_time() {
+        let server = PostgresServer::shared();
+        let url = server.database();
+        let node = joined(&url, "node1").await;
+        let text = || "text".to_owned();
+        let secrets = super::super::ClusterSecrets {
+            secret: text().into(),
+            authority_certificate: text(),
+            authority_key: text().into(),
+        };
+        node.secrets_or(&secrets).await.unwrap();
+        let nodes = [Store::from(node), joined(&url, "node2").await.into()];
+        let hour = Duration::from_secs(3600);
+        assert!(nodes[0].take_history_turn(hour).await.unwrap(), "nothing was deleted yet");
+        assert!(!nodes[1].take_history_turn(hour).await.unwrap());
+        assert!(!nodes[0].take_history_turn(hour).await.unwrap());
+        assert!(nodes[1].take_history_turn(Duration::ZERO).await.unwrap());
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Runs, including destroyed ones.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use isorun_api::{OnIdle, PastRun, RunId, Status, Usage};
 
@@ -180,6 +182,10 @@ pub trait RunTable: Send + Sync {
     /// Returns the resource usage of a tenant's destroyed runs. The caller adds that of
     /// the others.
     async fn past_usage(&self, tenant: &str) -> Result<Usage, StoreError>;
+
+    /// Reports whether it is the turn of this server to delete the history. It is not, for any
+    /// node of the cluster, for almost `interval` afterwards.
+    async fn take_history_turn(&self, interval: Duration) -> Result<bool, StoreError>;
 
     /// Deletes up to `limit` runs that were destroyed before a time, and their audit logs.
     /// Returns their number; none are left if it is less than `limit`.

@@ -162,9 +162,8 @@ impl Postgres {
         let rows = self
             .query(
                 "SELECT nodes.*, lease_until > now() AND state <> 'dead' AS is_alive,
-                     (SELECT COUNT(*) FROM runs WHERE node = nodes.id AND destroyed_at IS NULL)
-                         AS runs
-                 FROM nodes WHERE state <> 'removed' ORDER BY id",
+                     COALESCE(open, 0) AS runs
+                 FROM nodes LEFT JOIN node_runs ON node = id WHERE state <> 'removed' ORDER BY id",
                 params![],
             )
             .await?;

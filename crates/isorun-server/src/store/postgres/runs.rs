@@ -1,5 +1,7 @@
 //! Runs in PostgreSQL. Only the node of a run changes it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use isorun_api::{OnIdle, PastRun, RunId, Status, Usage};
 use tokio_postgres::Row;
@@ -186,8 +188,21 @@ impl RunTable for Postgres {
         })
     }
 
+    async fn take_history_turn(&self, interval: Duration) -> Result<bool, StoreError> {
+        // Less than the interval, or the only node would miss a turn if its clock was faster.
+        let pause = interval.mul_f64(0.9).as_secs_f64();
+        let taken = self
+            .query(
+                "UPDATE cluster SET history_deleted_at = now()
+                 WHERE history_deleted_at < now() - make_interval(secs => $1) RETURNING TRUE",
+                params![pause],
+            )
+            .await?;
+        Ok(!taken.is_empty())
+    }
+
     async fn delete_runs_before(&self, time: i64, limit: u32) -> Result<usize, StoreError> {
-        // Several nodes delete at the same time, each other runs.
+        // If it takes longer than the interval, two nodes delete at the same time.
         let deleted = self
             .query(
                 "DELETE FROM runs WHERE id IN (

@@ -179,6 +179,97 @@ const STEPS: &[&str] = &[
         EXECUTE FUNCTION admit_snapshot();
 ",
     "
+    -- The open runs of each tenant and of each node, so that they need not be counted. Not in
+    -- `nodes`: there a renewal of a lease would wait for each of them that is not committed
+    -- yet. Every change locks rows of tenants first, then those of nodes, each in their order.
+    CREATE TABLE tenant_runs (
+        tenant TEXT PRIMARY KEY,
+        open BIGINT NOT NULL
+    ) WITH (fillfactor = 50);
+    CREATE TABLE node_runs (
+        node TEXT PRIMARY KEY REFERENCES nodes (id),
+        open BIGINT NOT NULL
+    ) WITH (fillfactor = 50);
+    -- No run is added or changed by older servers until this step is committed.
+    LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO tenant_runs (tenant, open)
+        SELECT tenant, COUNT(*) FROM runs WHERE destroyed_at IS NULL GROUP BY tenant;
+    INSERT INTO node_runs (node, open)
+        SELECT node, COUNT(*) FROM runs WHERE destroyed_at IS NULL GROUP BY node;
+    -- The function of the trigger `run_added`. What exceeds a limit by the numbers that are
+    -- committed is refused without a change. The rest is exact: the rows are locked until the
+    -- addition is committed.
+    CREATE OR REPLACE FUNCTION admit_run() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+    DECLARE limits RECORD; BEGIN
+        SELECT max_tenant_runs, max_sandboxes, COALESCE(tenant_runs.open, 0) AS of_tenant,
+            COALESCE(node_runs.open, 0) AS of_node INTO limits
+        FROM nodes LEFT JOIN node_runs ON node_runs.node = nodes.id
+        LEFT JOIN tenant_runs ON tenant_runs.tenant = NEW.tenant WHERE nodes.id = NEW.node;
+        IF limits.of_tenant < limits.max_tenant_runs AND limits.of_node < limits.max_sandboxes
+        THEN
+            INSERT INTO tenant_runs AS counted (tenant, open) VALUES (NEW.tenant, 1)
+                ON CONFLICT (tenant) DO UPDATE SET open = counted.open + 1
+                WHERE counted.open < limits.max_tenant_runs;
+            IF FOUND THEN
+                INSERT INTO node_runs AS counted (node, open) VALUES (NEW.node, 1)
+                    ON CONFLICT (node) DO UPDATE SET open = counted.open + 1
+                    WHERE counted.open < limits.max_sandboxes;
+                IF FOUND THEN RETURN NEW; END IF;
+                limits.of_node = limits.max_sandboxes;
+            ELSE
+                limits.of_tenant = limits.max_tenant_runs;
+            END IF;
+        END IF;
+        IF limits.of_tenant >= limits.max_tenant_runs
+        THEN RAISE EXCEPTION 'too many runs of the tenant' USING ERRCODE = 'IR001'; END IF;
+        RAISE EXCEPTION 'too many runs of the node' USING ERRCODE = 'IR002';
+    END $$;
+    CREATE FUNCTION uncount_ended_run() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE tenant_runs SET open = open - 1 WHERE tenant = OLD.tenant;
+        UPDATE node_runs SET open = open - 1 WHERE node = OLD.node;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER run_uncounted AFTER UPDATE OF destroyed_at ON runs FOR EACH ROW
+        WHEN (OLD.destroyed_at IS NULL AND NEW.destroyed_at IS NOT NULL)
+        EXECUTE FUNCTION uncount_ended_run();
+    CREATE FUNCTION count_moved_run() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM FROM node_runs WHERE node IN (OLD.node, NEW.node) ORDER BY node FOR UPDATE;
+        UPDATE node_runs SET open = open - 1 WHERE node = OLD.node;
+        INSERT INTO node_runs AS counted (node, open) VALUES (NEW.node, 1)
+            ON CONFLICT (node) DO UPDATE SET open = counted.open + 1;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER run_moved AFTER UPDATE OF node ON runs FOR EACH ROW
+        WHEN (OLD.node <> NEW.node AND OLD.destroyed_at IS NULL AND NEW.destroyed_at IS NULL)
+        EXECUTE FUNCTION count_moved_run();
+    -- For a statement and not for each row, because runs of several tenants and nodes are
+    -- deleted in any order.
+    CREATE FUNCTION uncount_deleted_runs() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM FROM tenant_runs WHERE tenant IN
+            (SELECT tenant FROM deleted WHERE destroyed_at IS NULL) ORDER BY tenant FOR UPDATE;
+        PERFORM FROM node_runs WHERE node IN
+            (SELECT node FROM deleted WHERE destroyed_at IS NULL) ORDER BY node FOR UPDATE;
+        UPDATE tenant_runs SET open = open - runs FROM (
+            SELECT tenant, COUNT(*) AS runs FROM deleted WHERE destroyed_at IS NULL GROUP BY tenant
+        ) AS ended WHERE tenant_runs.tenant = ended.tenant;
+        UPDATE node_runs SET open = open - runs FROM (
+            SELECT node, COUNT(*) AS runs FROM deleted WHERE destroyed_at IS NULL GROUP BY node
+        ) AS ended WHERE node_runs.node = ended.node;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER runs_uncounted AFTER DELETE ON runs REFERENCING OLD TABLE AS deleted
+        FOR EACH STATEMENT EXECUTE FUNCTION uncount_deleted_runs();
+    -- The last deletion of the history, which one node at a time makes.
+    ALTER TABLE cluster ADD COLUMN history_deleted_at TIMESTAMPTZ NOT NULL DEFAULT '-infinity';
+    CREATE INDEX snapshots_of_node ON snapshots (node, created_at, id);
+    CREATE INDEX snapshots_to_upload ON snapshots (node, created_at) WHERE tree IS NULL;
+    -- Without a condition on `status`, which changes when a run is created: a change of a column
+    -- of an index is a new entry in each index of the table. A run that was never hibernated has
+    -- the generation 0.
+    CREATE INDEX runs_to_upload ON runs (node, created_at) WHERE destroyed_at IS NULL
+        AND generation > 0 AND tree_generation IS DISTINCT FROM generation;
+",
+    "
     -- The images that nodes have.
     CREATE TABLE node_images (
         node TEXT NOT NULL REFERENCES nodes (id),
@@ -245,4 +336,44 @@ pub async fn migrate(pool: &Pool) -> Result<(), StoreError> {
             .map_err(error_of)?;
     }
     transaction.commit().await.map_err(error_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use test_support::PostgresServer;
+
+    use super::{super::Postgres, *};
+
+    /// Adds runs: of two nodes and three tenants, one of which has ended.
+    const RUNS: &str = "
+        INSERT INTO nodes SELECT id, 1, 'up', 'https://' || id, now(), now(), '', TRUE, '',
+            1, 1, 1, 1, 1, 1, 100, 100, 100 FROM unnest('{node1,node2}'::TEXT[]) AS id;
+        INSERT INTO runs (id, node, tenant, image, digest, status, vcpus, mem_mib, disk_mib,
+            timeout_ms, defaults, network, on_idle, auto_resume, create_ms, created_at, destroyed_at)
+        SELECT id, 'node' || 1 + id % 2, 'tenant' || id % 3, '', '', 'running', 1, 1, 1, 1, '{}',
+            '', 'destroy', FALSE, 1, 1, CASE id WHEN 9 THEN 1 END
+        FROM generate_series(1, 9) AS id";
+
+    #[tokio::test]
+    async fn open_runs_of_the_first_format_are_counted() {
+        let server = PostgresServer::shared();
+        let url = server.database();
+        let psql = |statement: &str| {
+            let database = url.rsplit_once('/').unwrap().1;
+            server.psql(database, &format!("SET search_path = isorun; {statement}")).unwrap()
+        };
+        psql(&format!(
+            "CREATE SCHEMA isorun; CREATE TABLE format (version BIGINT NOT NULL); {} {RUNS};
+             INSERT INTO format VALUES (1)",
+            STEPS[0]
+        ));
+        let database = Postgres::connect(&url.parse().unwrap(), None).await.unwrap();
+        let nodes = database.nodes().await.unwrap();
+        let runs: Vec<(&str, u64)> = nodes.iter().map(|node| (&*node.id, node.runs)).collect();
+        assert_eq!(runs, [("node1", 4), ("node2", 4)]);
+        psql("UPDATE runs SET destroyed_at = 1 WHERE id IN ('1', '3')");
+        assert_eq!(psql("SELECT * FROM node_runs ORDER BY node"), "node1|4\nnode2|2");
+        let tenants = psql("SELECT * FROM tenant_runs ORDER BY tenant");
+        assert_eq!(tenants, "tenant0|1\ntenant1|2\ntenant2|3");
+    }
 }

@@ -28,7 +28,7 @@ impl Postgres {
             .query(
                 "SELECT id, tenant, generation, TRUE AS is_run, created_at FROM runs
                  WHERE node = $1 AND destroyed_at IS NULL AND status = 'hibernated'
-                 AND tree_generation IS DISTINCT FROM generation
+                 AND generation > 0 AND tree_generation IS DISTINCT FROM generation
                  UNION ALL SELECT id, tenant, 0, FALSE, created_at FROM snapshots
                  WHERE node = $1 AND tree IS NULL
                  ORDER BY created_at, id LIMIT $2",

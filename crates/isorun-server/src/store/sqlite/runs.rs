@@ -1,5 +1,7 @@
 //! Runs in SQLite.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use isorun_api::{OnIdle, PastRun, RunId, Status, Usage};
 use rusqlite::{OptionalExtension, Row, types::Type};
@@ -249,6 +251,10 @@ impl RunTable for Sqlite {
             Ok(usage.unwrap_or_default())
         })
         .await
+    }
+
+    async fn take_history_turn(&self, _: Duration) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     async fn delete_runs_before(&self, time: i64, limit: u32) -> Result<usize, StoreError> {
