@@ -80,6 +80,13 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// Reports whether it is not known if the change took effect.
+    pub fn is_unclear(&self) -> bool {
+        !matches!(self, Self::Fenced | Self::Moved | Self::Limit(_))
+    }
+}
+
 /// A limit that holds for all nodes of a cluster together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterLimit {

@@ -7,7 +7,11 @@ use isorun_api::{DestroyStats, Status};
 use isorun_engine::{Error as EngineError, Stats};
 use serde_json::json;
 
-use super::{Core, error::Error, live_run::LiveRun};
+use super::{
+    Core,
+    error::Error,
+    live_run::{LiveRun, RunState},
+};
 use crate::{
     clock,
     store::{Ending, Event},
@@ -43,8 +47,6 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
             Err(error) => return Err(Error::internal("cannot destroy the sandbox", error)),
         },
     };
-    core.state_dirs.remove_hibernated(&run.id).await;
-    core.images.release(run.sandbox.as_str());
     let destroyed_at = clock::now_ms();
     let outcome = DestroyStats {
         status: Status::Destroyed,
@@ -58,7 +60,8 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
         "reason": why, "cpu_ms": outcome.cpu_ms, "mem_peak_bytes": outcome.mem_peak_bytes,
         "disk_used_bytes": outcome.disk_used_bytes, "uptime_ms": outcome.uptime_ms,
     });
-    run.log.append(Event::Destroyed, details).await?;
+    // If the outcome of a change is not known, all of this is repeated later.
+    run.log.finish(Event::Destroyed, details).await?;
     let ending = Ending {
         reason: why.to_owned(),
         destroyed_at,
@@ -67,12 +70,28 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
         disk_used_bytes: outcome.disk_used_bytes,
     };
     core.store.end_run(&run.id, ending).await?;
+    // Last, since until it is recorded the run may be what its row says after a crash.
+    core.state_dirs.remove_hibernated(&run.id).await;
+    core.images.release(run.sandbox.as_str());
     core.runs.remove(&run.id);
     core.runs.release_slot(&run.tenant);
     core.metrics.destroyed.inc();
     tracing::info!(run = %run.id, reason = why, cpu_ms = outcome.cpu_ms, "destroyed");
     *outcome_slot = Some(outcome.clone());
     Ok(outcome)
+}
+
+/// Destroys again what was destroyed and may not be recorded, since the database did not respond.
+pub fn complete_destroyed(core: &Arc<Core>) {
+    for run in core.runs.list(None) {
+        let RunState::Destroyed(why) = run.state() else { continue };
+        // It may be in progress.
+        if run.destroy_outcome.try_lock().is_ok() {
+            let core = Arc::clone(core);
+            // Not waited for, since other changes of the run may be in progress.
+            tokio::spawn(async move { expire(&core, &run, &why).await });
+        }
+    }
 }
 
 /// Destroys a run. A failure is logged.

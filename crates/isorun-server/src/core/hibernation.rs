@@ -15,11 +15,11 @@ use super::{
     archive::{Archives, Kind, Owner},
     checkpoint_files,
     error::{Error, ErrorKind},
-    live_run::{LiveRun, RunState},
+    live_run::{LiveRun, RunState, Unrecorded},
 };
 use crate::{
     clock::millis,
-    store::{Event, RunRow},
+    store::{Event, ResourceUsage, RunRow, StoreError},
 };
 
 /// The maximum wait for a checkpoint in progress whose server was killed.
@@ -50,13 +50,22 @@ pub async fn hibernate(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error
             let started = Instant::now();
             let stats = core.ensure_room_for_checkpoint(&run).await?;
             run.set_state(RunState::Hibernating);
-            if let Err(error) = write_to_disk(&core, &run, stats).await {
-                // The sandbox may still run, or the attempt may have ended it, which its monitor
-                // detects.
-                run.set_state(RunState::Running);
-                return Err(error);
-            }
+            let (generation, used) = match write_to_disk(&core, &run, stats).await {
+                Ok(written) => written,
+                Err(error) => {
+                    // The sandbox may still run, or the attempt may have ended it, which its
+                    // monitor detects.
+                    run.set_state(RunState::Running);
+                    return Err(error);
+                }
+            };
+            // The sandbox is on disk only, whether that is recorded or not.
             run.set_state(RunState::Hibernated);
+            let recorded = core.store.run_hibernated(&run.id, Some(generation), used).await;
+            if let Err(error) = recorded {
+                run.set_unrecorded(Some(Unrecorded::Generation(generation)));
+                return Err(error.into());
+            }
             let ms = millis(started.elapsed());
             tracing::info!(run = %run.id, ms, "hibernated");
             Ok(run.log.append(Event::Hibernated, json!({ "ms": ms })).await?)
@@ -65,11 +74,13 @@ pub async fn hibernate(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error
     task.await.map_err(|error| Error::internal("cannot hibernate the run", error))?
 }
 
+/// Writes the checkpoint of a run, which ends its sandbox. Returns the generation and the
+/// resource usage.
 async fn write_to_disk(
     core: &Arc<Core>,
     run: &LiveRun,
     stats: isorun_engine::Stats,
-) -> Result<(), Error> {
+) -> Result<(u64, ResourceUsage), Error> {
     let draft = core.state_dirs.hibernating_dir(&run.id);
     std::fs::DirBuilder::new()
         .mode(0o700)
@@ -77,12 +88,11 @@ async fn write_to_disk(
         .map_err(|error| Error::internal("cannot create a directory", error))?;
     let writing = async {
         // Before anything is written, so that what a crash leaves is of this generation.
-        core.store.next_generation(&run.id).await?;
+        let generation = core.store.next_generation(&run.id).await?;
         let written = core.engines.checkpoint(&run.sandbox, &draft, false).await;
         written.map_err(|error| Error::engine("cannot hibernate the sandbox", error))?;
-        publish(core, &run.row, &run.sandbox).await?;
-        let used = run.set_used(run.total(stats));
-        Ok(core.store.run_hibernated(&run.id, used).await?)
+        publish(core, &run.row, &run.sandbox, generation).await?;
+        Ok((generation, run.set_used(run.total(stats))))
     };
     let outcome = writing.await;
     if outcome.is_err() {
@@ -94,15 +104,26 @@ async fn write_to_disk(
 /// Returns the owner of the latest hibernation of a run.
 pub async fn owner(core: &Arc<Core>, id: &RunId, tenant: &str) -> Result<Owner, Error> {
     let generation = core.store.generation(id).await?;
-    let (id, tenant) = (id.to_string(), tenant.to_owned());
-    Ok(Owner { kind: Kind::Hibernation, id, tenant, generation })
+    Ok(owner_in(id, tenant, generation))
 }
 
-async fn publish(core: &Arc<Core>, row: &RunRow, sandbox: &SandboxId) -> Result<(), Error> {
+fn owner_in(id: &RunId, tenant: &str, generation: u64) -> Owner {
+    let (id, tenant) = (id.to_string(), tenant.to_owned());
+    Owner { kind: Kind::Hibernation, id, tenant, generation }
+}
+
+/// Signs the checkpoint of a run, and gives it its final name. After it was written, nothing
+/// here depends on the database: it may be the only copy of the sandbox.
+async fn publish(
+    core: &Arc<Core>,
+    row: &RunRow,
+    sandbox: &SandboxId,
+    generation: u64,
+) -> Result<(), Error> {
     let id = &row.id;
     let base = core.base_of(&row.image, sandbox.as_str())?;
     let (draft, target) = (core.state_dirs.hibernating_dir(id), core.state_dirs.hibernated_dir(id));
-    let owner = owner(core, id, &row.tenant).await?;
+    let owner = owner_in(id, &row.tenant, generation);
     let pids = core.config.limits.pids;
     core.archives.publish(owner, &draft, target, base, pids).await.map(|_| ())
 }
@@ -134,7 +155,7 @@ pub async fn finish_interrupted(
     let draft = core.state_dirs.hibernating_dir(&row.id);
     if !draft.is_dir() {
         // It may have been renamed already, with nothing recorded.
-        return !has_sandbox && core.state_dirs.is_hibernated(&row.id);
+        return !has_sandbox && is_latest(core, row).await;
     }
     let is_complete = async {
         while !core.engines.is_complete(&draft) {
@@ -159,12 +180,26 @@ pub async fn finish_interrupted(
         let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, is_complete).await;
     }
     let is_complete = core.engines.is_complete(&draft);
-    let finished = is_complete && publish(core, row, sandbox).await.is_ok();
+    let publishing = async {
+        let generation = core.store.generation(&row.id).await?;
+        publish(core, row, sandbox, generation).await
+    };
+    let finished = is_complete && publishing.await.is_ok();
     if !finished {
         tracing::warn!(run = %row.id, is_complete, "an interrupted hibernation could not be finished");
         core.state_dirs.remove_hibernating(&row.id).await;
     }
     finished
+}
+
+/// Reports whether there is a checkpoint of a run on disk that is not of an earlier hibernation,
+/// after which it was resumed.
+async fn is_latest(core: &Arc<Core>, row: &RunRow) -> bool {
+    if !core.state_dirs.is_hibernated(&row.id) {
+        return false;
+    }
+    let Ok(owner) = owner(core, &row.id, &row.tenant).await else { return false };
+    core.archives.read(owner, &core.state_dirs.hibernated_dir(&row.id)).await.is_ok()
 }
 
 /// Resumes a hibernated run, in a separate task.
@@ -180,14 +215,20 @@ pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
                 _ => return Err(state_error(&run)),
             }
             let started = Instant::now();
+            record_hibernated(&core, &run).await?;
             // Before any process of it runs here: from now on no other node takes it over.
-            core.store.set_resuming(&run.id, true).await?;
+            if let Err(error) = core.store.set_resuming(&run.id, true).await {
+                run.set_unrecorded(Some(Unrecorded::Resuming));
+                return Err(error.into());
+            }
             run.set_state(RunState::Resuming);
             if let Err(error) = restore_from_disk(&core, &run).await {
                 run.set_state(RunState::Hibernated);
-                if let Err(error) = core.store.set_resuming(&run.id, false).await {
-                    tracing::warn!(%error, run = %run.id, "cannot record a failed resume");
+                if run.unrecorded().is_none() {
+                    run.set_unrecorded(Some(Unrecorded::Resuming));
                 }
+                // If the database does not respond, it is recorded later.
+                let _ = record_hibernated(&core, &run).await;
                 return Err(error);
             }
             run.activity.touch();
@@ -205,6 +246,7 @@ async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error>
     checkpoint_files::fetch_hibernated(core, run).await?;
     let dir = core.state_dirs.hibernated_dir(&run.id);
     let owner = owner(core, &run.id, &run.tenant).await?;
+    let generation = owner.generation;
     let manifest = core.archives.read(owner, &dir).await?;
     // Not that of the manifest: on another server the same image is elsewhere.
     let base = core.base_of(&run.row.image, run.sandbox.as_str())?;
@@ -225,7 +267,25 @@ async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error>
     }
     if let Err(error) = core.store.run_resumed(&run.id).await {
         let _ = core.engines.destroy(&run.sandbox).await;
+        // It stays hibernated, also if the next generation was recorded.
+        run.set_unrecorded(Some(Unrecorded::Generation(generation)));
         return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Records the state of a hibernated run if it may not be recorded. The caller holds the
+/// `lifecycle_lock`.
+pub async fn record_hibernated(core: &Core, run: &LiveRun) -> Result<(), Error> {
+    let generation = match run.unrecorded() {
+        None => return Ok(()),
+        Some(Unrecorded::Resuming) => None,
+        Some(Unrecorded::Generation(generation)) => Some(generation),
+    };
+    match core.store.run_hibernated(&run.id, generation, run.used()).await {
+        // One that another node has taken over is forgotten with the next look at the rows.
+        Ok(()) | Err(StoreError::Moved) => run.set_unrecorded(None),
+        Err(error) => return Err(error.into()),
     }
     Ok(())
 }

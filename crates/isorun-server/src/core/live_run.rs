@@ -80,6 +80,9 @@ pub struct LiveRun {
     pub lifecycle_lock: tokio::sync::Mutex<()>,
     /// Resource usage of its earlier sandboxes.
     used: Mutex<ResourceUsage>,
+    /// Set if the row of a hibernated run may differ from its state, after a change whose outcome
+    /// is not known.
+    unrecorded: Mutex<Option<Unrecorded>>,
     /// Held during destruction; then contains the result.
     pub destroy_outcome: tokio::sync::Mutex<Option<DestroyStats>>,
 }
@@ -114,6 +117,15 @@ pub enum UrlAccess {
     Token(String),
     /// Disabled.
     Off,
+}
+
+/// What may differ in the row of a hibernated run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrecorded {
+    /// Whether it is being resumed.
+    Resuming,
+    /// The state, and the generation, which is this one.
+    Generation(u64),
 }
 
 /// The state of a run, with the reason if it ended.
@@ -155,6 +167,7 @@ impl LiveRun {
             idle_cell: Mutex::default(),
             lifecycle_lock: tokio::sync::Mutex::default(),
             used: Mutex::new(row.used),
+            unrecorded: Mutex::default(),
             destroy_outcome: tokio::sync::Mutex::default(),
             row,
             log,
@@ -252,6 +265,21 @@ impl LiveRun {
             RunState::Hibernated => Some(self.total(Stats::default())),
             _ => None,
         }
+    }
+
+    /// Sets what may differ in the row of the hibernated run, or that nothing does. The caller
+    /// holds the `lifecycle_lock`.
+    pub fn set_unrecorded(&self, unrecorded: Option<Unrecorded>) {
+        *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = unrecorded;
+    }
+
+    pub fn unrecorded(&self) -> Option<Unrecorded> {
+        *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the resource usage of its earlier sandboxes.
+    pub fn used(&self) -> ResourceUsage {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the total resource usage, given that of the current sandbox.

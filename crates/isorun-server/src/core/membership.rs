@@ -11,7 +11,9 @@ use isorun_api::OnIdle;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Core, cluster::Cluster, destroy, hibernation, live_run::RunState, takeover};
+use super::{
+    Core, cluster::Cluster, destroy, hibernation, live_run::RunState, snapshots, takeover,
+};
 use crate::{
     clock,
     store::{Event, StoreError, following_entry},
@@ -158,6 +160,18 @@ async fn hear_news(weak: Weak<Core>, stopping: CancellationToken) {
 async fn follow(core: &Arc<Core>, cluster: &Cluster) {
     if let Err(error) = takeover::follow_claims(core).await {
         tracing::warn!(error = error.message, "cannot read the runs of this node");
+    }
+    if let Err(error) = snapshots::remove_unknown(core).await {
+        tracing::warn!(error = error.message, "cannot read the snapshots of this node");
+    }
+    destroy::complete_destroyed(core);
+    for run in core.runs.list(None).into_iter().filter(|run| run.unrecorded().is_some()) {
+        if let Ok(_change) = run.lifecycle_lock.try_lock()
+            && matches!(run.state(), RunState::Hibernated)
+            && let Err(error) = hibernation::record_hibernated(core, &run).await
+        {
+            tracing::warn!(error = error.message, run = %run.id, "cannot record a run");
+        }
     }
     if !cluster.is_draining() {
         return;

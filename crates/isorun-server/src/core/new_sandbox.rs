@@ -51,6 +51,8 @@ pub async fn make(
         id.as_str().parse().map_err(|error| Error::internal("cannot name the sandbox", error))?;
     let mut row = RunRow::new(id.clone(), settings);
     let network = Settings::load(&row.network, &core.secret);
+    // Its row is not taken for that of a run whose creation has failed.
+    let _creation = core.runs.begin_creation(&id);
     // Before the sandbox exists, so that it is found by its row after a crash.
     core.store.add_run(row.clone()).await?;
     let details = match start(core, &row, &sandbox, &network, origin).await {

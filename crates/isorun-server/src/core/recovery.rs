@@ -49,7 +49,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
         if row.status == Status::Running {
             let has_sandbox = found.is_some() && core.engines.stats(&sandbox).await.is_ok();
             if hibernation::finish_interrupted(core, &row, &sandbox, has_sandbox).await {
-                core.store.run_hibernated(&row.id, row.used).await?;
+                core.store.run_hibernated(&row.id, None, row.used).await?;
                 row.status = Status::Hibernated;
             } else {
                 // Of an earlier hibernation, after which it was resumed.
@@ -78,6 +78,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
                 // The server exited while the run was being resumed or hibernated.
                 core.engines.destroy(&run.sandbox).await?;
             }
+            core.store.set_resuming(&run.id, false).await?;
             monitor::start(core, &run);
             tracing::info!(run = %run.id, "hibernated");
         } else {

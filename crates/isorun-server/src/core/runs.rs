@@ -1,9 +1,9 @@
 //! All runs that were not destroyed, and the number that each tenant may have.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,6 +22,8 @@ pub struct Runs {
     map: RwLock<HashMap<RunId, Arc<LiveRun>>>,
     /// The number of runs of each tenant, including those that are being created.
     slots: Mutex<HashMap<String, usize>>,
+    /// The runs that are being created, which are not in the map yet.
+    in_creation: Mutex<HashSet<RunId>>,
     /// The largest number of runs of all tenants.
     max_total: usize,
     /// The largest number of runs of a tenant.
@@ -39,6 +41,7 @@ impl Runs {
         Self {
             map: RwLock::default(),
             slots: Mutex::default(),
+            in_creation: Mutex::default(),
             max_total: number(limits.server.sandboxes),
             max_per_tenant: if in_cluster { number(share) } else { limits.runs.min(number(share)) },
             in_cluster,
@@ -51,6 +54,21 @@ impl Runs {
 
     pub fn insert(&self, run: Arc<LiveRun>) {
         self.map.write().unwrap_or_else(PoisonError::into_inner).insert(run.id.clone(), run);
+    }
+
+    /// Marks a run as being created, until the result is dropped.
+    pub fn begin_creation(&self, id: &RunId) -> InCreation<'_> {
+        self.in_creation().insert(id.clone());
+        InCreation { runs: self, id: id.clone() }
+    }
+
+    /// Reports whether a run is being created.
+    pub fn is_in_creation(&self, id: &RunId) -> bool {
+        self.in_creation().contains(id)
+    }
+
+    fn in_creation(&self) -> MutexGuard<'_, HashSet<RunId>> {
+        self.in_creation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn remove(&self, id: &RunId) {
@@ -130,6 +148,18 @@ impl Runs {
                 slots.remove(tenant);
             }
         }
+    }
+}
+
+/// A run that is being created.
+pub struct InCreation<'runs> {
+    runs: &'runs Runs,
+    id: RunId,
+}
+
+impl Drop for InCreation<'_> {
+    fn drop(&mut self) {
+        self.runs.in_creation().remove(&self.id);
     }
 }
 

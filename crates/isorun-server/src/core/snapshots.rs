@@ -40,6 +40,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     let settings = run.settings(&core.secret)?;
     let draft = core.state_dirs.draft_dir()?;
     if matches!(run.state(), RunState::Hibernated) {
+        hibernation::record_hibernated(core, run).await?;
         checkpoint_files::fetch_hibernated(core, run).await?;
     }
     let base = core.copy_base(&run.row.image, &id, run.sandbox.as_str())?;
@@ -79,9 +80,15 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
         size_bytes,
         created_at: clock::now_ms(),
     };
-    if let Err(error) = core.store.add_snapshot(row.clone()).await {
-        core.state_dirs.remove_snapshot(&id).await;
-        core.images.release(&id);
+    let added = core.store.add_snapshot(row.clone()).await;
+    if let Err(error) = added {
+        if error.is_unclear() {
+            // Its files are removed later if it has no row.
+            core.accounts.snapshots.keep(&id, slot);
+        } else {
+            core.state_dirs.remove_snapshot(&id).await;
+            core.images.release(&id);
+        }
         return Err(error.into());
     }
     core.accounts.snapshots.keep(&id, slot);
@@ -137,11 +144,31 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
 /// Deletes a snapshot of a tenant. Runs that were created from it are not affected.
 pub async fn delete(core: &Core, tenant: &str, id: &str) -> Result<(), Error> {
     let row = owned(core, tenant, id).await?;
-    // The row last: files without a row would stay on disk until the next start.
-    core.state_dirs.remove_snapshot(&row.id).await;
+    // The row first: a row without files would be a snapshot that cannot be restored.
     core.store.delete_snapshot(&row.id).await?;
-    core.accounts.snapshots.release(&row.id);
-    core.images.release(&row.id);
+    remove_files(core, &row.id).await;
+    Ok(())
+}
+
+/// Removes the files of a snapshot that has no row.
+async fn remove_files(core: &Core, id: &str) {
+    core.state_dirs.remove_snapshot(id).await;
+    core.accounts.snapshots.release(id);
+    core.images.release(id);
+}
+
+/// Removes the files of snapshots without a row: of those that other nodes have deleted, and of
+/// those whose row was not added or was deleted by a change whose outcome was not known.
+pub async fn remove_unknown(core: &Core) -> Result<(), Error> {
+    let found = core.state_dirs.abandoned_snapshots();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let rows = core.store.snapshots_here().await?;
+    for id in found.iter().filter(|id| rows.iter().all(|row| row.id != **id)) {
+        tracing::info!(snapshot = id, "removing the files of a snapshot without a row");
+        remove_files(core, id).await;
+    }
     Ok(())
 }
 

@@ -27,6 +27,10 @@ use tokio::task::spawn_blocking;
 use super::error::{Error, ErrorKind};
 use crate::data_dir;
 
+/// The longest time until it is known whether the row of a checkpoint was added or changed, also
+/// if the database did not respond: longer than any statement is in progress.
+const ROW_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The directories of the state on disk.
 #[derive(Clone, Debug)]
 pub struct StateDirs {
@@ -115,6 +119,27 @@ impl StateDirs {
             }
         }
         Ok(())
+    }
+
+    /// Returns the names of the snapshots on disk that were complete some time ago, so that their
+    /// rows exist unless adding them has failed.
+    pub fn abandoned_snapshots(&self) -> Vec<String> {
+        self.abandoned("snapshots")
+    }
+
+    /// Returns the hibernated runs on disk that were complete some time ago.
+    pub fn abandoned_runs(&self) -> Vec<RunId> {
+        self.abandoned("hibernated").iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    fn abandoned(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join(directory)).into_iter().flatten().flatten();
+        let is_old = |entry: &fs::DirEntry| {
+            let modified = entry.metadata().and_then(|found| found.modified());
+            modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ROW_TIMEOUT))
+        };
+        let old = entries.filter(is_old);
+        old.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
     /// Returns the disk space of a hibernated run, in bytes.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use isorun_api::{RunId, Status};
+use isorun_engine::Error as EngineError;
 use serde_json::json;
 
 use super::{
@@ -22,10 +23,6 @@ use crate::{
     clock,
     store::{AuditLog, Ending, Event, RunRow},
 };
-
-/// The longest time that the creation of a run can take, in milliseconds: pulling its image
-/// comes before its row.
-const MAX_CREATION_MS: i64 = 600_000;
 
 /// The runs that are being taken over, each with a lock that is held meanwhile: a download
 /// that takes long delays no other run.
@@ -145,6 +142,9 @@ pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
         }
     }
     for row in rows.iter().filter(|row| core.runs.get(&row.id).is_none()) {
+        if core.runs.is_in_creation(&row.id) {
+            continue;
+        }
         let lock = core.take_overs.lock_of(&row.id);
         // A take-over in progress registers what it has claimed itself.
         if let Ok(_one) = lock.try_lock()
@@ -155,33 +155,38 @@ pub async fn follow_claims(core: &Arc<Core>) -> Result<(), Error> {
         }
         core.take_overs.forget(&row.id, lock);
     }
+    remove_unclaimed(core, &rows).await;
     Ok(())
 }
 
 /// Registers a run of this node that is not registered, or records its end.
 async fn complete(core: &Arc<Core>, row: &RunRow) -> Result<(), Error> {
-    let age_ms = clock::now_ms().saturating_sub(row.created_at);
     match row.status {
         Status::Hibernated if core.blobs.is_some() => register(core, &row.id).await,
-        Status::Creating | Status::Running if age_ms > MAX_CREATION_MS => {
-            end_unknown(core, &row.id).await
-        }
+        Status::Creating | Status::Running | Status::Failed => end_unknown(core, &row.id).await,
         _ => Ok(()),
     }
 }
 
-/// Records the end of a run without a sandbox, whose creation failed when the database did not
-/// respond, so that it was not known what had been recorded.
+/// Ends a run whose creation failed when the database did not respond, so that it was not known
+/// what had been recorded.
 async fn end_unknown(core: &Core, id: &RunId) -> Result<(), Error> {
-    let sandbox = id.as_str().parse();
-    let sandbox = sandbox.map_err(|error| Error::internal("cannot name the sandbox", error))?;
-    if core.engines.stats(&sandbox).await.is_ok() {
+    // It may have been created and destroyed since the rows were read.
+    let row = core.store.run(id).await?;
+    let is_open = row.is_some_and(|row| row.destroyed_at.is_none());
+    if !is_open || core.runs.is_in_creation(id) || core.runs.get(id).is_some() {
         return Ok(());
     }
-    tracing::warn!(run = %id, "a run has no sandbox: its creation failed");
+    let sandbox = id.as_str().parse();
+    let sandbox = sandbox.map_err(|error| Error::internal("cannot name the sandbox", error))?;
+    tracing::warn!(run = %id, "a run is not known: its creation failed");
+    match core.engines.destroy(&sandbox).await {
+        Ok(_) | Err(EngineError::NotFound(_)) => {}
+        Err(error) => return Err(Error::internal("cannot destroy the sandbox", error)),
+    }
     let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone()).await?;
     let reason = "its creation failed";
-    log.append(Event::Destroyed, json!({ "reason": reason })).await?;
+    log.finish(Event::Destroyed, json!({ "reason": reason })).await?;
     let ending = Ending {
         reason: reason.to_owned(),
         destroyed_at: clock::now_ms(),
@@ -190,6 +195,23 @@ async fn end_unknown(core: &Core, id: &RunId) -> Result<(), Error> {
         disk_used_bytes: 0,
     };
     Ok(core.store.end_run(id, ending).await?)
+}
+
+/// Removes copies of hibernated runs that are not of this node, after claims whose outcome was
+/// not known.
+async fn remove_unclaimed(core: &Core, rows: &[RunRow]) {
+    for id in core.state_dirs.abandoned_runs() {
+        let lock = core.take_overs.lock_of(&id);
+        if let Ok(_one) = lock.try_lock()
+            && core.runs.get(&id).is_none()
+            && rows.iter().all(|row| row.id != id)
+        {
+            tracing::info!(run = %id, "removing the copy of a run of another node");
+            core.state_dirs.remove_hibernated(&id).await;
+            core.images.release(id.as_str());
+        }
+        core.take_overs.forget(&id, lock);
+    }
 }
 
 /// Forgets a run that another node has claimed, with its files here.

@@ -78,6 +78,21 @@ impl AuditLog {
     /// Appends an entry. Runs to completion even if the caller drops the future, so
     /// that the in-memory end of the chain always matches the last written entry.
     pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
+        self.append_entry(event, data, false).await
+    }
+
+    /// Appends the last entry of the log. After an attempt whose outcome is not known, this
+    /// can be called again, and writes it once.
+    pub async fn finish(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
+        self.append_entry(event, data, true).await
+    }
+
+    async fn append_entry(
+        &self,
+        event: Event,
+        data: impl Serialize,
+        is_last: bool,
+    ) -> Result<(), StoreError> {
         let data = raw(data);
         let (run, store) = (self.run.clone(), self.store.clone());
         let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
@@ -85,7 +100,14 @@ impl AuditLog {
             let mut end = end.lock().await;
             let last = match end.take() {
                 Some(last) => last,
-                None => store.audit_end(&run).await?,
+                None => {
+                    let last = store.audit_end(&run).await?;
+                    if is_last && has_entry(&store, &run, last.seq, event).await? {
+                        *end = Some(last);
+                        return Ok(());
+                    }
+                    last
+                }
             };
             let entry = following_entry(&secret, &run, &last, event, data);
             let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
@@ -95,6 +117,12 @@ impl AuditLog {
         });
         task.await.unwrap_or(Err(StoreError::Closed))
     }
+}
+
+/// Reports whether an entry of a log has this event.
+async fn has_entry(store: &Store, run: &RunId, seq: u64, event: Event) -> Result<bool, StoreError> {
+    let found = store.audit(run, seq.saturating_sub(1), 1).await?;
+    Ok(found.iter().any(|row| row.seq == seq && row.event == event.name()))
 }
 
 impl From<AuditRow> for AuditEntry {

@@ -151,11 +151,15 @@ async fn a_run_is_hibernated_and_resumed_in_generations(store: Store) {
     assert_eq!(store.generation(&run.id).await.unwrap(), 0);
     assert_eq!(store.next_generation(&run.id).await.unwrap(), 1);
     let used = ResourceUsage { cpu_ms: 3, mem_peak_bytes: 1 << 40, disk_used_bytes: 9 };
-    store.run_hibernated(&run.id, used).await.unwrap();
+    store.run_hibernated(&run.id, None, used).await.unwrap();
     let found = store.run(&run.id).await.unwrap().unwrap();
     assert_eq!((found.status, found.used), (Status::Hibernated, used));
     store.run_resumed(&run.id).await.unwrap();
     assert_eq!(store.generation(&run.id).await.unwrap(), 2);
+    // The resume may have failed after it was recorded.
+    store.run_hibernated(&run.id, Some(1), used).await.unwrap();
+    assert_eq!(store.generation(&run.id).await.unwrap(), 1);
+    store.run_resumed(&run.id).await.unwrap();
     assert_eq!(store.next_generation(&run.id).await.unwrap(), 3);
     store.set_run_status(&run.id, Status::Failed).await.unwrap();
     assert_eq!(store.run(&run.id).await.unwrap().unwrap().status, Status::Failed);

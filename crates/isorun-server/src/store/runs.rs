@@ -140,8 +140,15 @@ pub trait RunTable: Send + Sync {
     /// Returns the generation of a run's checkpoint.
     async fn generation(&self, id: &RunId) -> Result<u64, StoreError>;
 
-    /// Records that a run was hibernated, with its resource usage so far.
-    async fn run_hibernated(&self, id: &RunId, used: ResourceUsage) -> Result<(), StoreError>;
+    /// Records that a run is hibernated, with its resource usage so far, and that no node is
+    /// resuming it. With a generation, that of its checkpoint on disk, what an earlier change
+    /// whose outcome is not known has recorded is undone.
+    async fn run_hibernated(
+        &self,
+        id: &RunId,
+        generation: Option<u64>,
+        used: ResourceUsage,
+    ) -> Result<(), StoreError>;
 
     /// Records that this server begins or ceases to resume a hibernated run, so that no other
     /// node of the cluster takes it over meanwhile. Fails if one has.

@@ -1,6 +1,7 @@
 //! A cluster: several servers on one machine, with one PostgreSQL database.
 
 mod failures;
+mod model;
 mod moves;
 
 use std::{collections::BTreeSet, fs};

@@ -73,14 +73,21 @@ impl RunTable for Postgres {
         number(&found.ok_or(StoreError::Moved)?, "generation")
     }
 
-    async fn run_hibernated(&self, id: &RunId, used: ResourceUsage) -> Result<(), StoreError> {
+    async fn run_hibernated(
+        &self,
+        id: &RunId,
+        generation: Option<u64>,
+        used: ResourceUsage,
+    ) -> Result<(), StoreError> {
         let values = params![
             Status::Hibernated.name(),
             int(used.cpu_ms),
             int(used.mem_peak_bytes),
             int(used.disk_used_bytes),
+            generation.map(int),
         ];
-        let columns = "status = $4, cpu_ms = $5, mem_peak_bytes = $6, disk_used_bytes = $7";
+        let columns = "status = $4, cpu_ms = $5, mem_peak_bytes = $6, disk_used_bytes = $7, \
+                       generation = COALESCE($8, generation), resuming = FALSE";
         self.update(id, columns, values).await.map(drop)
     }
 

@@ -98,19 +98,25 @@ impl RunTable for Sqlite {
         .await
     }
 
-    async fn run_hibernated(&self, id: &RunId, used: ResourceUsage) -> Result<(), StoreError> {
+    async fn run_hibernated(
+        &self,
+        id: &RunId,
+        generation: Option<u64>,
+        used: ResourceUsage,
+    ) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
             connection
                 .prepare_cached(
                     "UPDATE runs SET status = ?, cpu_ms = ?, mem_peak_bytes = ?,
-                     disk_used_bytes = ? WHERE id = ?",
+                     disk_used_bytes = ?, generation = COALESCE(?, generation) WHERE id = ?",
                 )?
                 .execute((
                     Status::Hibernated.name(),
                     used.cpu_ms,
                     used.mem_peak_bytes,
                     used.disk_used_bytes,
+                    generation,
                     id,
                 ))?;
             Ok(())

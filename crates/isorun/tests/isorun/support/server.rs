@@ -53,6 +53,19 @@ impl Server {
         Self::launch(&mut command, data, home)
     }
 
+    /// Starts a server with these additional variables in its environment.
+    pub fn start_with_environment(
+        data: TempDir,
+        home: TempDir,
+        args: &[&str],
+        environment: &[(String, String)],
+    ) -> Self {
+        let mut command = command_in(&data, &home);
+        command.args(["serve", "--no-pull", "--log", "warn"]).args(args);
+        command.envs(environment.iter().cloned());
+        Self::launch(&mut command, data, home)
+    }
+
     /// Starts a server that has only these runtimes, by the names of their files.
     pub fn start_with_runtimes(files: &[&str]) -> Self {
         let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -224,6 +237,16 @@ impl Server {
         let status = wait_for("the server has exited", async || child.try_wait().unwrap()).await;
         self.child = None;
         status
+    }
+
+    /// Reports whether the server has exited.
+    pub fn has_exited(&mut self) -> bool {
+        let has_exited =
+            self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+        if has_exited {
+            self.child = None;
+        }
+        has_exited
     }
 
     /// Stops the server, and returns its directories.
