@@ -81,6 +81,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Reports whether the database of a cluster did not respond, or refused a change by this
+    /// node.
+    pub fn is_of_cluster(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Fenced | Self::Moved)
+    }
+
     /// Reports whether it is not known if the change took effect.
     pub fn is_unclear(&self) -> bool {
         !matches!(self, Self::Fenced | Self::Moved | Self::Limit(_))

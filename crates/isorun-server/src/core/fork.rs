@@ -77,7 +77,7 @@ async fn create_children(
     let ids: Vec<&str> = children.iter().map(|child| child.id.as_str()).collect();
     parent
         .log
-        .append(Event::Forked, json!({ "children": ids, "snapshot_ms": snapshot_ms }))
+        .append_outcome(Event::Forked, json!({ "children": ids, "snapshot_ms": snapshot_ms }))
         .await?;
     tracing::info!(run = %parent.id, count, ms = millis(started.elapsed()), "forked");
     Ok(children)

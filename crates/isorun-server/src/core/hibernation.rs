@@ -68,7 +68,7 @@ pub async fn hibernate(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error
             }
             let ms = millis(started.elapsed());
             tracing::info!(run = %run.id, ms, "hibernated");
-            Ok(run.log.append(Event::Hibernated, json!({ "ms": ms })).await?)
+            Ok(run.log.append_outcome(Event::Hibernated, json!({ "ms": ms })).await?)
         }
     });
     task.await.map_err(|error| Error::internal("cannot hibernate the run", error))?
@@ -236,7 +236,7 @@ pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
             core.state_dirs.remove_hibernated(&run.id).await;
             let ms = millis(started.elapsed());
             tracing::info!(run = %run.id, ms, "resumed");
-            Ok(run.log.append(Event::Resumed, json!({ "ms": ms })).await?)
+            Ok(run.log.append_outcome(Event::Resumed, json!({ "ms": ms })).await?)
         }
     });
     task.await.map_err(|error| Error::internal("cannot resume the run", error))?

@@ -94,7 +94,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     core.accounts.snapshots.keep(&id, slot);
     let ms = millis(started.elapsed());
     tracing::info!(run = %run.id, snapshot = id, ms, size_bytes, "snapshot");
-    run.log.append(Event::Snapshot, json!({ "snapshot": id, "bytes": size_bytes })).await?;
+    run.log.append_outcome(Event::Snapshot, json!({ "snapshot": id, "bytes": size_bytes })).await?;
     Ok(row)
 }
 

@@ -108,7 +108,7 @@ async fn adopt_one(core: &Arc<Core>, cluster: &Cluster, id: &RunId) -> Result<bo
     let from = owner.node;
     tracing::info!(run = %id, from, "took over a hibernated run");
     core.metrics.adopted.inc();
-    run.log.append(Event::Moved, json!({ "from": from, "to": cluster.node })).await?;
+    run.log.append_outcome(Event::Moved, json!({ "from": from, "to": cluster.node })).await?;
     Ok(true)
 }
 

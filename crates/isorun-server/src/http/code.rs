@@ -139,7 +139,7 @@ async fn drive(app: App, run: Arc<LiveRun>, spec: CellSpec, output: mpsc::Sender
     let record = async {
         // No entries may follow the destruction of a run.
         if run.status() != isorun_api::Status::Destroyed
-            && let Err(error) = run.log.append(Event::CodeEnd, details).await
+            && let Err(error) = run.log.append_outcome(Event::CodeEnd, details).await
         {
             tracing::error!(%error, run = %run.id, "cannot record the end of a cell");
         }

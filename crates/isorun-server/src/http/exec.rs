@@ -161,14 +161,18 @@ async fn drive(
         Some(Err(error)) => json!({ "exec": id, "ms": ms, "end": error.code.name() }),
     };
     // No entries may follow the destruction of a run.
+    let mut unrecorded = None;
     if run.status() != isorun_api::Status::Destroyed
-        && let Err(error) = run.log.append(Event::ExecExit, details).await
+        && let Err(error) = run.log.append_outcome(Event::ExecExit, details).await
     {
         tracing::error!(%error, run = %run.id, "cannot record the end of a command");
+        unrecorded = error.is_of_cluster().then_some(error);
     }
-    let end = match end {
-        None => return,
-        Some(Ok(Status::TimedOut)) => {
+    let end = match (end, unrecorded) {
+        (None, _) => return,
+        // What is answered with success is in the log of the cluster.
+        (Some(Ok(_)), Some(error)) => Err(error.into()),
+        (Some(Ok(Status::TimedOut)), None) => {
             app.core.metrics.exec_timeouts.inc();
             Err(ApiError::new(
                 Code::ExecTimeout,
@@ -179,7 +183,7 @@ async fn drive(
                 ),
             ))
         }
-        Some(end) => end,
+        (Some(end), _) => end,
     };
     let _ = output.send(CommandOutput::End(end)).await;
 }

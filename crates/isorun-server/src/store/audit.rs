@@ -23,7 +23,7 @@ pub struct AuditRow {
 }
 
 /// The end of a log, to which the next entry is chained.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
     pub seq: u64,
     pub hmac: String,

@@ -1,6 +1,10 @@
 //! The audit log of a run: appending entries, and verifying the HMAC chain.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,6 +14,10 @@ use isorun_api::{AuditEntry, RunId};
 
 use super::{AuditRow, LogState, Store, StoreError};
 use crate::{clock, secret::Secret};
+
+/// The time for which the entry of something that has been done is tried again.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// An event of a run, as named in its audit log.
 #[derive(Clone, Copy, Debug)]
@@ -78,19 +86,30 @@ impl AuditLog {
     /// Appends an entry. Runs to completion even if the caller drops the future, so
     /// that the in-memory end of the chain always matches the last written entry.
     pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
-        self.append_entry(event, data, false).await
+        self.append_entry(event, data, Duration::ZERO, false).await
+    }
+
+    /// Appends the entry of something that has been done already. While the database of a
+    /// cluster does not respond, this is tried again for some seconds.
+    pub async fn append_outcome(
+        &self,
+        event: Event,
+        data: impl Serialize,
+    ) -> Result<(), StoreError> {
+        self.append_entry(event, data, OUTCOME_TIMEOUT, false).await
     }
 
     /// Appends the last entry of the log. After an attempt whose outcome is not known, this
     /// can be called again, and writes it once.
     pub async fn finish(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
-        self.append_entry(event, data, true).await
+        self.append_entry(event, data, Duration::ZERO, true).await
     }
 
     async fn append_entry(
         &self,
         event: Event,
         data: impl Serialize,
+        retry_for: Duration,
         is_last: bool,
     ) -> Result<(), StoreError> {
         let data = raw(data);
@@ -111,7 +130,19 @@ impl AuditLog {
             };
             let entry = following_entry(&secret, &run, &last, event, data);
             let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
-            store.add_audit(entry).await?;
+            let deadline = Instant::now() + retry_for;
+            while let Err(error) = store.add_audit(entry.clone()).await {
+                let may_pass =
+                    matches!(error, StoreError::Unavailable(_) | StoreError::Postgres(_));
+                if !may_pass || Instant::now() >= deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep(RETRY_DELAY).await;
+                // It may have been written.
+                if store.audit_end(&run).await.is_ok_and(|found| found == next) {
+                    break;
+                }
+            }
             *end = Some(next);
             Ok(())
         });

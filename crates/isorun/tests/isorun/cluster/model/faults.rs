@@ -14,7 +14,12 @@ use super::{
 };
 
 /// The number of kinds of faults, of which [`Fault::of_kind`] makes one.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
+/// The number of those of one node, which come first.
+const KINDS_OF_A_NODE: usize = 6;
+
+/// The time for which connections to the database are refused after a reset.
+const BREAK: Duration = Duration::from_millis(40);
 
 /// Something that fails for a while.
 #[derive(Clone, Debug)]
@@ -43,6 +48,12 @@ pub enum Fault {
         node: usize,
         how: LinkState,
         time: Duration,
+    },
+    /// The connections of a node to the database are reset again and again, so that many changes
+    /// are recorded without an answer.
+    BreakDatabase {
+        node: usize,
+        times: usize,
     },
     RestartDatabase {
         away: Duration,
@@ -73,8 +84,9 @@ impl Fault {
             2 => Self::CutDatabase { node, how, time },
             3 => Self::CutPeers { node, how, time },
             4 => Self::CutStore { node, how, time },
-            5 => Self::RestartDatabase { away: random.millis(0, 2500) },
-            6 => {
+            5 => Self::BreakDatabase { node, times: 5 + random.below(15) },
+            6 => Self::RestartDatabase { away: random.millis(0, 2500) },
+            7 => {
                 let states = [StoreState::Failing, StoreState::Slow, StoreState::Truncating];
                 Self::FailStore { how: random.pick(&states), time }
             }
@@ -116,6 +128,12 @@ impl Fault {
             }
             Self::CutDatabase { node, how, time } => {
                 cut(&fleet.nodes[node].database, how, time).await;
+            }
+            Self::BreakDatabase { node, times } => {
+                for _ in 0..times {
+                    cut(&fleet.nodes[node].database, LinkState::Reset, BREAK).await;
+                    sleep(BREAK * 8).await;
+                }
             }
             Self::CutPeers { node, how, time } => cut(&fleet.nodes[node].peers, how, time).await,
             Self::CutStore { node, how, time } => cut(&fleet.nodes[node].store, how, time).await,
@@ -162,7 +180,7 @@ impl Plan {
             let kind = if faults.is_empty() { round % KINDS } else { random.below(KINDS) };
             // Node by node, so that those of one node do not end each other's; and one of
             // each kind that concerns all nodes.
-            if kinds.insert(kind) || kind < 5 {
+            if kinds.insert(kind) || kind < KINDS_OF_A_NODE {
                 faults.push((random.millis(500, 6000), Fault::of_kind(kind, node, random)));
             }
         }

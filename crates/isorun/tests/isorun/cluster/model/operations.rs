@@ -197,7 +197,11 @@ impl Client {
         match outcome {
             Outcome::Done(value) => {
                 for event in events {
-                    run.events.acknowledge(event);
+                    // The answer to a cell does not wait until its end is recorded.
+                    match event {
+                        "code.end" => run.events.suspect(event),
+                        _ => run.events.acknowledge(event),
+                    }
                 }
                 Some(value.to_string())
             }
@@ -308,7 +312,9 @@ impl Client {
         let outcomes = futures_util::future::join_all(requests).await;
         let run = &mut self.ledger.runs[at];
         let is_done = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Done(_)));
-        if is_done && run.expected == Expected::Hibernated && !run.is_unsettled {
+        // One that was not answered may have resumed it for the others.
+        let are_done = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done(_)));
+        if are_done && run.expected == Expected::Hibernated && !run.is_unsettled {
             run.events.acknowledge("sandbox.resumed");
         } else {
             run.events.suspect("sandbox.resumed");
