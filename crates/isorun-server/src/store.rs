@@ -28,8 +28,8 @@ pub(crate) use audit_log::{AuditLog, Event, following_entry};
 pub use audit_log::{ChainError, Verifier};
 pub use keys::{KeyRow, KeyTable};
 pub use postgres::{CONNECTIONS_PER_NODE, ClusterSecrets, DatabaseHealth, Postgres, PostgresUrl};
+pub(crate) use postgres::{LostRun, RunOwner, Upload};
 pub use postgres::{NodeReport, NodeRow};
-pub(crate) use postgres::{RunOwner, Upload};
 pub use runs::RunTable;
 #[cfg(test)]
 pub(crate) use runs::sample_run;

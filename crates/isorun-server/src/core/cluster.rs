@@ -6,6 +6,7 @@
 //! | `member` | joining: the id of the node, the secrets of the cluster, its certificate |
 //! | `report` | what a node reports of itself |
 //! | `placement` | the choice of a node |
+//! | `survey` | what a node does about the others after each renewal |
 //!
 //! A node holds a lease in the database, which it renews. Both sides measure its time by
 //! their own clocks, and the node begins before the database does; so a node knows that its
@@ -19,6 +20,7 @@
 mod member;
 mod placement;
 mod report;
+mod survey;
 
 use std::{
     sync::{Mutex, PoisonError, RwLock},
@@ -30,13 +32,20 @@ use isorun_interpreter::InterpreterImage;
 use isorun_peers::NodeId;
 use tokio::{sync::Notify, time::timeout};
 
+use self::placement::choose;
 pub use self::{
     member::{Member, open_database},
-    placement::{Needs, choose},
+    placement::{Comparison, MAX_CREATE_ATTEMPTS, Needs},
     report::measure,
 };
 use super::images::HOST;
 use crate::store::{NodeReport, NodeRow, Postgres, StoreError};
+
+/// The part of the lease time that passes between two renewals.
+pub const RENEWALS_PER_LEASE: u32 = 5;
+
+/// The least time between two reads of the nodes after refusals.
+const REREAD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A server's membership in a cluster.
 pub struct Cluster {
@@ -45,8 +54,10 @@ pub struct Cluster {
     /// The lease time.
     pub lease: Duration,
     state: RwLock<LeaseState>,
-    /// The nodes at the last renewal.
+    /// The nodes when they were last read: at the last renewal, or after a refusal.
     nodes: RwLock<Vec<NodeRow>>,
+    /// When they were read after a refusal. Held meanwhile.
+    reread: tokio::sync::Mutex<Option<Instant>>,
     /// The runs that this node has placed since then, by node.
     placed: Mutex<Vec<(String, u64)>>,
     /// Woken when something has changed in the cluster.
@@ -75,10 +86,16 @@ impl Cluster {
             lease,
             state: RwLock::new(state),
             nodes: RwLock::default(),
+            reread: tokio::sync::Mutex::default(),
             placed: Mutex::default(),
             news: Notify::new(),
             left: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Returns the time between two renewals of the lease.
+    pub fn renewal_interval(&self) -> Duration {
+        self.lease / RENEWALS_PER_LEASE
     }
 
     fn state(&self) -> LeaseState {
@@ -165,17 +182,43 @@ impl Cluster {
         self.database.nodes_with_image(&reference.to_string()).await
     }
 
+    /// Reads the nodes again after one has refused a run: others may have filled it since the last
+    /// renewal, and more nodes with it.
+    pub async fn reread_nodes(&self) {
+        let mut reread = self.reread.lock().await;
+        if reread.is_some_and(|at| at.elapsed() < REREAD_INTERVAL) {
+            return;
+        }
+        match self.database.nodes().await {
+            Ok(nodes) => self.set_nodes(nodes),
+            Err(error) => tracing::warn!(%error, "cannot read the nodes of the cluster"),
+        }
+        *reread = Some(Instant::now());
+    }
+
     /// Chooses a node for a new run, among those that are not excluded.
     pub fn place(&self, needs: &Needs<'_>, excluded: &[String]) -> Option<NodeRow> {
-        let nodes = self.nodes();
-        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         let random = |below: usize| {
             let mut bytes = [0; 8];
             // Without random numbers the first nodes are compared.
             let _ = getrandom::fill(&mut bytes);
             usize::try_from(u64::from_ne_bytes(bytes) % below.max(1) as u64).unwrap_or(0)
         };
-        let chosen = choose(&nodes, self.node.as_str(), needs, excluded, &placed, random)?.clone();
+        self.place_by(Comparison::DEFAULT, needs, excluded, random)
+    }
+
+    /// Chooses a node as [`Self::place`] does. `random` returns a number below its argument.
+    pub fn place_by(
+        &self,
+        comparison: Comparison,
+        needs: &Needs<'_>,
+        excluded: &[String],
+        random: impl FnMut(usize) -> usize,
+    ) -> Option<NodeRow> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.node.as_str();
+        let chosen = choose(&nodes, own, comparison, needs, excluded, &placed, random)?.clone();
         match placed.iter_mut().find(|(node, _)| *node == chosen.id) {
             Some((_, count)) => *count += 1,
             None => placed.push((chosen.id.clone(), 1)),

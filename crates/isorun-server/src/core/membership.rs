@@ -8,27 +8,17 @@ use std::{
 };
 
 use isorun_api::OnIdle;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Core, cluster::Cluster, destroy, hibernation, live_run::RunState, snapshots, takeover,
 };
-use crate::{
-    clock,
-    store::{Event, StoreError, following_entry},
-};
-
-/// The part of the lease time that passes between two renewals.
-const RENEWALS_PER_LEASE: u32 = 5;
+use crate::store::StoreError;
 
 /// The time in which further news are awaited.
 const NEWS_DELAY: Duration = Duration::from_millis(100);
 /// The time after which a node listens again when the connection broke.
 const LISTEN_RETRY_DELAY: Duration = Duration::from_secs(2);
-
-/// The number of lost runs that are recorded at a time.
-const LOST_RUNS_PER_BATCH: u32 = 50;
 
 /// Starts to renew the lease, until the node leaves.
 pub fn renew_lease(core: &Arc<Core>) {
@@ -51,7 +41,7 @@ async fn keep_lease(weak: Weak<Core>) {
     loop {
         let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
-        let interval = cluster.lease / RENEWALS_PER_LEASE;
+        let interval = cluster.renewal_interval();
         let started = Instant::now();
         let report = core.node_report().unwrap_or_default();
         let Some(renewed) = cluster.renew(&report, interval * 2).await else { return };
@@ -76,36 +66,15 @@ async fn keep_lease(weak: Weak<Core>) {
 
 /// Reads what the other nodes report, and handles those that are dead.
 async fn survey(core: &Core, cluster: &Cluster) -> Result<(), StoreError> {
-    let database = &cluster.database;
-    let nodes = database.nodes().await?;
+    let surveyed = cluster.survey(&core.secret, |run| {
+        core.metrics.lost.inc();
+        tracing::warn!(run = %run.id, node = run.node, "lost with its node");
+    });
+    surveyed.await?;
+    let nodes = cluster.nodes();
     let accepting = nodes.iter().filter(|node| node.is_alive && !node.is_draining).count();
     core.metrics.accepting_nodes.set(i64::try_from(accepting).unwrap_or(i64::MAX));
-    cluster.set_nodes(nodes);
-    // After the database was away, the leases of all nodes have expired. They get as much time
-    // to renew them as they have without that.
-    let grace = cluster.lease / 2;
-    if cluster.unbroken_time() <= cluster.lease + grace {
-        return Ok(());
-    }
-    for node in database.declare_dead(grace).await? {
-        tracing::warn!(node, "a node of the cluster is dead: its lease has expired");
-    }
-    database.delete_unfinished_runs().await?;
-    loop {
-        let lost = database.lost_runs(LOST_RUNS_PER_BATCH).await?;
-        for run in &lost {
-            let reason = format!("lost: its node, {}, stopped responding", run.node);
-            let data = json!({ "node": run.node, "reason": reason });
-            let entry = following_entry(&core.secret, &run.id, &run.log, Event::Lost, data);
-            if database.end_lost_run(run, &reason, clock::now_ms(), entry).await? {
-                core.metrics.lost.inc();
-                tracing::warn!(run = %run.id, node = run.node, "lost with its node");
-            }
-        }
-        if lost.len() < LOST_RUNS_PER_BATCH as usize {
-            return Ok(());
-        }
-    }
+    Ok(())
 }
 
 /// Follows what other nodes and the operator do, until the server stops: when there are news, and
@@ -114,7 +83,7 @@ async fn follow_others(weak: Weak<Core>, stopping: CancellationToken) {
     loop {
         let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
-        let interval = cluster.lease / RENEWALS_PER_LEASE;
+        let interval = cluster.renewal_interval();
         if cluster.has_lease() {
             if let Err(error) = survey(&core, cluster).await {
                 tracing::warn!(%error, "cannot survey the cluster");

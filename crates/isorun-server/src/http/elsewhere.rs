@@ -43,14 +43,12 @@ use super::{
 use crate::{
     config::DEFAULT_MEM_MIB,
     core::{
-        cluster::{Cluster, Needs},
+        cluster::{Cluster, MAX_CREATE_ATTEMPTS, Needs},
         takeover,
     },
     store::RunOwner,
 };
 
-/// The number of nodes that are asked to create a run.
-const MAX_CREATE_ATTEMPTS: usize = 3;
 /// The longest time that another node may take to report its part of the usage.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time after which a client may retry when the node of a run is dead.
@@ -303,6 +301,7 @@ async fn create(
         }
         tracing::debug!(node = node.id, %status, "a node refused a run");
         excluded.push(node.id);
+        cluster.reread_nodes().await;
     }
     // Without a suitable node, this one says what is missing.
     match refused {

@@ -18,11 +18,12 @@ mod snapshots;
 mod trees;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -34,7 +35,7 @@ use self::{connect::Connector, keys::KnownKeys};
 pub use self::{
     connect::{CONNECTIONS_PER_NODE, PostgresUrl},
     health::DatabaseHealth,
-    nodes::{NodeReport, NodeRow, RunOwner},
+    nodes::{LostRun, NodeReport, NodeRow, RunOwner},
     secrets::ClusterSecrets,
     trees::Upload,
 };
@@ -78,6 +79,8 @@ struct Shared {
     /// True while the server is known not to respond: statements then fail at once.
     is_down: AtomicBool,
     known_keys: KnownKeys,
+    /// The sizes of the audit logs of each tenant, and when they were read.
+    log_bytes: tokio::sync::Mutex<Option<(Instant, HashMap<String, u64>)>>,
 }
 
 impl Postgres {

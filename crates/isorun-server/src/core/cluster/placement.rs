@@ -4,8 +4,8 @@
 
 use crate::store::NodeRow;
 
-/// The number of nodes that are compared.
-const CANDIDATES: usize = 3;
+/// The number of nodes that are asked to create a run.
+pub const MAX_CREATE_ATTEMPTS: usize = 3;
 /// The memory that a new sandbox is expected to use soon, in bytes: less than its limit, since
 /// most sandboxes use little of it.
 const EXPECTED_BYTES: u64 = 128 << 20;
@@ -15,6 +15,21 @@ const FORWARDING_COST: u64 = 100;
 /// How much better another node has to be than one that has the image; of a thousand. Copying
 /// an image takes longer than anything else.
 const IMAGE_COST: u64 = 1000;
+
+/// The nodes that are compared for a new run. Others than the default are for comparisons in the
+/// benchmark `placement`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// The node that chooses is one of them.
+    pub includes_own: bool,
+    /// Their number; those beside the own node are drawn at random.
+    pub candidates: usize,
+}
+
+impl Comparison {
+    /// The nodes that servers compare.
+    pub const DEFAULT: Self = Self { includes_own: true, candidates: 3 };
+}
 
 /// What a run needs of its node.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +42,12 @@ pub struct Needs<'a> {
     pub image_nodes: &'a [String],
 }
 
-/// Chooses a node for a new run. `own` is this node, which is always compared. `placed` has
-/// the runs that were placed since the nodes reported, and `random` returns a number below
-/// its argument.
+/// Chooses a node for a new run. `own` is this node. `placed` has the runs that were placed since
+/// the nodes reported, and `random` returns a number below its argument.
 pub fn choose<'a>(
     nodes: &'a [NodeRow],
     own: &str,
+    comparison: Comparison,
     needs: &Needs<'_>,
     excluded: &[String],
     placed: &[(String, u64)],
@@ -41,6 +56,7 @@ pub fn choose<'a>(
     let pending = |node: &NodeRow| {
         placed.iter().find(|(id, _)| *id == node.id).map_or(0, |(_, count)| *count)
     };
+    let free = |node: &NodeRow| node.report.max_sandboxes.saturating_sub(node.runs + pending(node));
     let mut usable: Vec<&NodeRow> = nodes
         .iter()
         .filter(|node| node.is_alive && !node.is_draining && !excluded.contains(&node.id))
@@ -48,20 +64,21 @@ pub fn choose<'a>(
             None => node.report.has_linux,
             Some(image) => node.report.interpreters.iter().any(|offered| offered == image),
         })
-        .filter(|node| node.runs + pending(node) < node.report.max_sandboxes)
+        .filter(|node| free(node) > 0)
         .collect();
     let mut candidates = Vec::new();
-    if let Some(at) = usable.iter().position(|node| node.id == own) {
+    if comparison.includes_own
+        && let Some(at) = usable.iter().position(|node| node.id == own)
+    {
         candidates.push(usable.swap_remove(at));
     }
     let (mut with_image, mut others): (Vec<_>, Vec<_>) =
         usable.into_iter().partition(|node| needs.image_nodes.contains(&node.id));
+    let wanted = comparison.candidates.saturating_sub(candidates.len());
     // Both kinds are compared, so that a few nodes with the image are not filled up.
     for drawn_from in [&mut with_image, &mut others] {
-        let count = candidates.len().max(1) + CANDIDATES - 1;
-        while candidates.len() < count && !drawn_from.is_empty() {
-            let at = random(drawn_from.len()).min(drawn_from.len() - 1);
-            candidates.push(drawn_from.swap_remove(at));
+        for _ in 0..wanted {
+            candidates.extend(draw(drawn_from, free, &mut random));
         }
     }
     candidates.into_iter().max_by_key(|node| {
@@ -71,8 +88,25 @@ pub fn choose<'a>(
     })
 }
 
-/// Returns how suitable a node is, from 0 to 3000: its free memory and idle CPUs, and whether
-/// it has sandboxes that were created in advance.
+/// Removes one of the nodes. Each run that a node can still have is drawn with the same
+/// probability. Otherwise small nodes would be compared, and chosen, as often as large ones.
+fn draw<'a>(
+    nodes: &mut Vec<&'a NodeRow>,
+    free: impl Fn(&NodeRow) -> u64,
+    random: &mut impl FnMut(usize) -> usize,
+) -> Option<&'a NodeRow> {
+    let all_free: u64 = nodes.iter().map(|node| free(node)).sum();
+    let mut drawn = random(usize::try_from(all_free).unwrap_or(usize::MAX)) as u64;
+    let at = nodes.iter().position(|node| {
+        let is_drawn = drawn < free(node);
+        drawn = drawn.saturating_sub(free(node));
+        is_drawn
+    });
+    (!nodes.is_empty()).then(|| nodes.swap_remove(at.unwrap_or(0)))
+}
+
+/// Returns how suitable a node is, from 0 to 5000: its free memory and idle CPUs, whether it has
+/// sandboxes that were created in advance, and how far it is from its limit.
 fn score(node: &NodeRow, pending: u64, needs: &Needs<'_>) -> u64 {
     let report = &node.report;
     let expected = EXPECTED_BYTES.min(needs.mem_bytes);
@@ -81,8 +115,11 @@ fn score(node: &NodeRow, pending: u64, needs: &Needs<'_>) -> u64 {
     let busy = report.busy_cpus_permille.saturating_add(pending.saturating_mul(500));
     let cpu = 1000_u64.saturating_sub(busy / report.cpus.max(1));
     let pool = if report.pooled > pending { 1000 } else { 0 };
-    // Memory counts most: a node without it cannot run the sandbox at all.
-    memory * 3 / 2 + cpu + pool / 2
+    // The number of runs is current, while the load average is that of the last minute, and
+    // memory is that of the last report.
+    let free_runs = report.max_sandboxes.saturating_sub(node.runs + pending);
+    let limit = permille(free_runs, report.max_sandboxes);
+    memory * 3 / 2 + cpu + pool / 2 + limit * 2
 }
 
 fn permille(part: u64, whole: u64) -> u64 {
@@ -118,7 +155,8 @@ mod tests {
     const LINUX: Needs<'static> = Needs { interpreter: None, mem_bytes: GIB, image_nodes: &[] };
 
     fn chosen(nodes: &[NodeRow], needs: &Needs<'_>, placed: &[(String, u64)]) -> Option<String> {
-        choose(nodes, "node1", needs, &[], placed, |_| 0).map(|node| node.id.clone())
+        choose(nodes, "node1", Comparison::DEFAULT, needs, &[], placed, |_| 0)
+            .map(|node| node.id.clone())
     }
 
     #[test]
@@ -147,7 +185,35 @@ mod tests {
         assert_eq!(chosen(&nodes, &python, &[("node2".to_owned(), 40)]), None);
         nodes[0].is_draining = false;
         let excluded = ["node1".to_owned(), "node2".to_owned()];
-        assert!(choose(&nodes, "node1", &python, &excluded, &[], |_| 0).is_none());
+        assert!(
+            choose(&nodes, "node1", Comparison::DEFAULT, &python, &excluded, &[], |_| 0).is_none()
+        );
+    }
+
+    /// Nodes of different sizes are used to the same part of their limits.
+    #[test]
+    fn large_nodes_get_more_than_small_ones() {
+        let mut nodes: Vec<_> = (0..20).map(|at| node(&format!("node{at}"), 24)).collect();
+        for node in &mut nodes[10..] {
+            node.report.max_sandboxes = 10;
+        }
+        let mut state = 7_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 33) % below as u64) as usize
+        };
+        // More than a tenth of them would fill the small nodes.
+        for at in 0..660 {
+            let own = format!("node{}", at % 20);
+            let (compared, placed) = (Comparison::DEFAULT, &[]);
+            let best = choose(&nodes, &own, compared, &LINUX, &[], placed, &mut random).unwrap();
+            let best = best.id.clone();
+            nodes.iter_mut().find(|node| node.id == best).unwrap().runs += 1;
+        }
+        for node in &nodes {
+            let percent = 100 * node.runs / node.report.max_sandboxes;
+            assert!((40..=80).contains(&percent), "{}: {percent} %", node.id);
+        }
     }
 
     #[test]
@@ -175,7 +241,9 @@ mod tests {
             ((state >> 33) % below as u64) as usize
         };
         for _ in 0..500 {
-            let best = choose(&nodes, "node1", &LINUX, &[], &placed, &mut random).unwrap();
+            let best =
+                choose(&nodes, "node1", Comparison::DEFAULT, &LINUX, &[], &placed, &mut random)
+                    .unwrap();
             match placed.iter_mut().find(|(id, _)| *id == best.id) {
                 Some((_, count)) => *count += 1,
                 None => placed.push((best.id.clone(), 1)),

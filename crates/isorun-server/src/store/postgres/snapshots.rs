@@ -1,6 +1,9 @@
 //! Snapshots, and the disk space of tenants, in PostgreSQL.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use tokio_postgres::Row;
@@ -10,6 +13,9 @@ use super::{
     Postgres, column, int, number, params,
     runs::settings_of,
 };
+
+/// The time for which the sizes of audit logs are known after they were read.
+const LOG_BYTES_LIFETIME: Duration = Duration::from_secs(60);
 
 #[async_trait]
 impl SnapshotTable for Postgres {
@@ -70,18 +76,18 @@ impl SnapshotTable for Postgres {
 
     async fn stored_bytes(&self) -> Result<HashMap<String, u64>, StoreError> {
         let (node, _) = self.node()?;
-        // The logs are in the database, of which there is one for all nodes.
+        let mut stored = self.log_bytes().await?;
         let rows = self
             .query(
-                "SELECT tenant, SUM(bytes)::BIGINT AS bytes FROM (
-                     SELECT tenant, size_bytes AS bytes FROM snapshots WHERE node = $1
-                     UNION ALL SELECT tenant, audit_bytes FROM usage
-                     UNION ALL SELECT tenant, audit_bytes FROM runs WHERE destroyed_at IS NULL
-                 ) AS stored GROUP BY tenant",
+                "SELECT tenant, SUM(size_bytes)::BIGINT AS bytes FROM snapshots WHERE node = $1
+                 GROUP BY tenant",
                 params![node],
             )
             .await?;
-        rows.iter().map(|row| Ok((column(row, "tenant")?, number(row, "bytes")?))).collect()
+        for row in &rows {
+            *stored.entry(column(row, "tenant")?).or_default() += number(row, "bytes")?;
+        }
+        Ok(stored)
     }
 
     async fn add_pulled_image(
@@ -121,6 +127,34 @@ impl SnapshotTable for Postgres {
         )
         .await
         .map(drop)
+    }
+}
+
+impl Postgres {
+    /// Returns the sizes of the audit logs of each tenant, which are those of all nodes. They are
+    /// added up once in a while, because every node reads the rows of all open runs for it.
+    async fn log_bytes(&self) -> Result<HashMap<String, u64>, StoreError> {
+        let mut known = self.shared.log_bytes.lock().await;
+        if let Some((since, bytes)) = &*known
+            && since.elapsed() < LOG_BYTES_LIFETIME
+        {
+            return Ok(bytes.clone());
+        }
+        let rows = self
+            .query(
+                "SELECT tenant, SUM(bytes)::BIGINT AS bytes FROM (
+                     SELECT tenant, audit_bytes AS bytes FROM usage
+                     UNION ALL SELECT tenant, audit_bytes FROM runs WHERE destroyed_at IS NULL
+                 ) AS logs GROUP BY tenant",
+                params![],
+            )
+            .await?;
+        let bytes: HashMap<String, u64> = rows
+            .iter()
+            .map(|row| Ok((column(row, "tenant")?, number(row, "bytes")?)))
+            .collect::<Result<_, StoreError>>()?;
+        *known = Some((Instant::now(), bytes.clone()));
+        Ok(bytes)
     }
 }
 
