@@ -42,6 +42,9 @@ pub mod data_dir;
 pub mod fuzzing;
 mod http;
 pub mod secret;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 pub mod store;
 mod strict_json;
 

@@ -34,6 +34,8 @@ const MOUNT: &str = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
 pub struct PostgresServer {
     port: u16,
     dir: PathBuf,
+    /// Settings in addition to those of all servers.
+    settings: Vec<String>,
     databases: AtomicU32,
     /// The running process. A thread waits for it, and for the end of this process.
     running: Mutex<Option<Running>>,
@@ -47,6 +49,11 @@ struct Running {
 impl PostgresServer {
     /// Starts a server, which stops when the result is dropped.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with settings such as `fsync=on`.
+    pub fn start_with(settings: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(format!("postgres-{}-{}", std::process::id(), next()));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
@@ -65,7 +72,9 @@ impl PostgresServer {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         drop(socket);
-        let server = Self { port, dir, databases: AtomicU32::new(0), running: Mutex::default() };
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let (databases, running) = (AtomicU32::new(0), Mutex::default());
+        let server = Self { port, dir, settings, databases, running };
         server.restart();
         server
     }
@@ -83,7 +92,7 @@ impl PostgresServer {
 
     /// Starts the server again after [`Self::stop`], with the same data and port.
     pub fn restart(&self) {
-        let (dir, port) = (self.dir.clone(), self.port);
+        let (dir, port, settings) = (self.dir.clone(), self.port, self.settings.clone());
         let (stop, stopped) = mpsc::channel();
         // The signal at the end of the parent is sent when the thread that started the process
         // ends, so a thread of its own has to stay.
@@ -94,6 +103,8 @@ impl PostgresServer {
                 .arg(dir.join("data"))
                 .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
                 .args(["-c", "max_connections=300", "-c", "fsync=off"])
+                // The last of several is used.
+                .args(settings.iter().flat_map(|setting| ["-c", setting]))
                 .arg("-k")
                 .arg(&dir)
                 .current_dir(&dir)

@@ -47,6 +47,13 @@ enum Benchmark {
     /// Measure shells, forks, hibernation and restores of Linux sandboxes, and draw
     /// docs/isorun/state.svg
     State,
+    /// Simulate 200 nodes of a cluster on a PostgreSQL server: the placement of runs, and the load
+    /// of the database. Draws docs/internals/placement.svg
+    Placement {
+        /// The seed of the random numbers
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Measure rules, credentials and URLs of Linux sandboxes, in comparison with an open
     /// network and nginx
     Network {
@@ -103,6 +110,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             let chart = workspace::root().join("docs/isorun/state.svg");
             linux_sandboxes("state", &["--chart".as_ref(), chart.as_ref()])
         }
+        Benchmark::Placement { seed } => placement(*seed),
         Benchmark::Network { rows } => network(*rows),
     }
 }
@@ -122,6 +130,19 @@ fn images() -> Result<()> {
     debian::image_tools()?;
     eprintln!("==> cargo bench -p isorun-image --bench images");
     process::run(process::cargo(&["bench", "-p", "isorun-image", "--bench", "images"]))
+}
+
+/// Simulates a cluster. In the profile of the tests, since the time is PostgreSQL's.
+fn placement(seed: Option<u64>) -> Result<()> {
+    debian::postgres()?;
+    let chart = workspace::root().join("docs/internals/placement.svg");
+    eprintln!("==> cargo bench -p isorun-server --bench placement");
+    let mut command = process::cargo(&["bench", "-p", "isorun-server", "--bench", "placement"]);
+    command.args(["--profile", "dev", "--features", "simulation", "--", "--chart"]).arg(chart);
+    if let Some(seed) = seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    process::run(command)
 }
 
 /// Measures a real server in comparison with nginx.

@@ -7,10 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Metadata, MetadataCommand};
 
-/// The features for tests only: the conformance suite of engines, and the entry points of
-/// fuzz targets, which have unit tests.
+/// The features for tests only: the conformance suite of engines, the entry points of fuzz
+/// targets, which have unit tests, and simulated nodes of a cluster.
 pub const TEST_FEATURES: &str =
-    "isorun-engine/conformance,isorun-egress/fuzzing,isorun-image/fuzzing";
+    "isorun-engine/conformance,isorun-egress/fuzzing,isorun-image/fuzzing,isorun-server/simulation";
 
 /// Returns the root of the checkout, independent of the current directory.
 pub fn root() -> PathBuf {

@@ -146,9 +146,19 @@ impl Postgres {
         url: &PostgresUrl,
         extra_roots: Option<&Path>,
     ) -> Result<Self, StoreError> {
+        Self::connect_with(url, extra_roots, SHARED_CONNECTIONS).await
+    }
+
+    /// Connects to a database as [`Self::connect`] does, with at most `max_connections` beside
+    /// those for the lease and for news.
+    pub(crate) async fn connect_with(
+        url: &PostgresUrl,
+        extra_roots: Option<&Path>,
+        max_connections: usize,
+    ) -> Result<Self, StoreError> {
         let connector =
             Connector { url: url.clone(), extra_roots: extra_roots.map(Path::to_owned) };
-        let pool = connector.pool(SHARED_CONNECTIONS)?;
+        let pool = connector.pool(max_connections)?;
         let database = Self::new(pool, connector.pool(1)?, connector);
         schema::migrate(&database.pool).await?;
         Ok(database)
