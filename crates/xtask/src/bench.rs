@@ -3,9 +3,10 @@
 mod programs;
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 
 use crate::{debian, guests, linux, node, process, rust_calls, setup, wheel, workspace};
@@ -61,6 +62,24 @@ enum Benchmark {
         #[arg(value_enum)]
         rows: Option<NetworkRows>,
     },
+    /// Measure a cluster: operations at the node of a sandbox and at another one, in comparison
+    /// with a server of one machine, and sandboxes that are resumed on another node
+    Cluster {
+        /// Measure only this group of rows
+        #[arg(value_enum)]
+        rows: Option<ClusterRows>,
+        /// Compare a server of one machine with this other build of `isorun` instead
+        #[arg(long, value_name = "FILE", conflicts_with = "rows")]
+        before: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ClusterRows {
+    /// Creating and destroying sandboxes, commands, code and files
+    Operations,
+    /// Hibernated sandboxes and snapshots, on their node and on another one
+    Moves,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -112,6 +131,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         }
         Benchmark::Placement { seed } => placement(*seed),
         Benchmark::Network { rows } => network(*rows),
+        Benchmark::Cluster { rows, before } => cluster(*rows, before.as_deref()),
     }
 }
 
@@ -155,6 +175,21 @@ fn network(rows: Option<NetworkRows>) -> Result<()> {
     process::run(command)
 }
 
+/// Measures real servers with a PostgreSQL server of their own.
+fn cluster(rows: Option<ClusterRows>, before: Option<&Path>) -> Result<()> {
+    guests::ensure()?;
+    linux::ensure()?;
+    debian::postgres()?;
+    eprintln!("==> cargo bench -p isorun --bench cluster");
+    let mut command = process::cargo(&["bench", "-p", "isorun", "--bench", "cluster", "--"]);
+    command.args(rows.map(ClusterRows::name));
+    if let Some(before) = before {
+        let before = before.canonicalize();
+        command.env("ISORUN_BENCH_BEFORE", before.context("--before: cannot find the program")?);
+    }
+    process::run(command)
+}
+
 fn linux_sandboxes(bench: &str, arguments: &[&OsStr]) -> Result<()> {
     linux::ensure()?;
     eprintln!("==> cargo bench -p isorun-engine --bench {bench}");
@@ -174,6 +209,16 @@ fn python() -> Result<()> {
     bench.env(rust_calls::VARIABLE, rust_calls::measure()?);
     bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
     process::run(bench)
+}
+
+impl ClusterRows {
+    /// Returns the name of the group in the benchmark.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Operations => "operations",
+            Self::Moves => "moves",
+        }
+    }
 }
 
 impl NetworkRows {

@@ -205,6 +205,8 @@ mod tests {
             "bench linux work",
             "bench state",
             "bench network urls",
+            "bench cluster moves",
+            "bench cluster --before isorun",
         ] {
             assert!(parse(words).is_ok(), "{words}");
         }
