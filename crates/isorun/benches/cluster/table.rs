@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The number of samples from which on the fastest tenth is compared, too.
+const MIN_SAMPLES_OF_TENTHS: usize = 20;
+
 /// The samples of one row, in seconds: those of all rounds, for each place.
 pub struct Samples<const N: usize>([Vec<f64>; N]);
 
@@ -16,23 +19,36 @@ impl<const N: usize> Samples<N> {
 
     /// Returns the median of a place.
     fn median(&self, place: usize) -> f64 {
-        median(self.0[place].clone())
+        quantile(self.0[place].clone(), 0.5)
     }
 
-    /// Returns the median of the ratios of two places in the same round, if there are both.
-    fn ratio(&self, of: usize, to: usize) -> Option<f64> {
-        let ratios: Vec<f64> = self.0[of].iter().zip(&self.0[to]).map(|(of, to)| of / to).collect();
-        (!ratios.is_empty()).then(|| median(ratios))
+    /// Returns the median of the ratios of two places in the same round, and, if there are
+    /// enough samples, the ratio of the fastest tenths, which other work of the machine affects
+    /// less.
+    fn ratio(&self, of: usize, to: usize) -> Option<String> {
+        let (of, to) = (&self.0[of], &self.0[to]);
+        let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+        if ratios.is_empty() {
+            return None;
+        }
+        let count = ratios.len();
+        let median = quantile(ratios, 0.5);
+        if count < MIN_SAMPLES_OF_TENTHS {
+            return Some(format!("{median:.2} ×"));
+        }
+        let fastest = quantile(of.clone(), 0.1) / quantile(to.clone(), 0.1);
+        Some(format!("{median:.2} × ({fastest:.2} ×)"))
     }
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
+fn quantile(mut samples: Vec<f64>, part: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+    let at = (samples.len() as f64 * part) as usize;
+    samples.get(at).copied().unwrap_or(f64::NAN)
 }
 
 /// Prints the head of a table: the places, and the ratios of each but the first to the one
-/// before it.
+/// before it, with that of the fastest tenths in parentheses.
 pub fn header(places: &[&str], ratios: &[&str]) {
     let ratios: Vec<String> =
         ratios.iter().zip(places).map(|(of, to)| format!("{of} / {to}")).collect();
@@ -56,8 +72,7 @@ fn print<const N: usize>(name: &str, samples: &Samples<N>, format: impl Fn(f64) 
         let median = samples.median(place);
         or_empty((!median.is_nan()).then(|| format(median)))
     });
-    let ratios = (1..N)
-        .map(|place| or_empty(samples.ratio(place, place - 1).map(|it| format!("{it:.2} ×"))));
+    let ratios = (1..N).map(|place| or_empty(samples.ratio(place, place - 1)));
     let cells: Vec<String> = medians.chain(ratios).collect();
     println!("| {name} | {} |", cells.join(" | "));
 }
