@@ -7,7 +7,7 @@ use isorun_engine::SandboxId;
 use isorun_interpreter::InterpreterImage;
 
 use super::{Core, destroy::expire, hibernation, live_run::LiveRun, monitor, network::Settings};
-use crate::store::{AuditLog, RunRow};
+use crate::store::{AuditLog, RunRow, StoreError};
 
 /// Fails if Linux sandboxes may be running, and this server cannot take them over: it would
 /// record them as destroyed.
@@ -78,7 +78,12 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
                 // The server exited while the run was being resumed or hibernated.
                 core.engines.destroy(&run.sandbox).await?;
             }
-            core.store.set_resuming(&run.id, false).await?;
+            match core.store.set_resuming(&run.id, false).await {
+                // Another node has taken it over, since this one is drained: it is forgotten
+                // with the first look at the rows.
+                Ok(()) | Err(StoreError::Moved) => {}
+                Err(error) => return Err(error.into()),
+            }
             monitor::start(core, &run);
             tracing::info!(run = %run.id, "hibernated");
         } else {

@@ -544,7 +544,7 @@ mod cluster {
         // A node takes over a hibernated run.
         let tree: TreeId = format!("tree{}", "7".repeat(32)).parse().unwrap();
         let generation = here.next_generation(&runs[3]).await.unwrap();
-        here.run_hibernated(&runs[3], ResourceUsage::default()).await.unwrap();
+        here.run_hibernated(&runs[3], None, ResourceUsage::default()).await.unwrap();
         let checkpoint = Upload::Run { id: runs[3].clone(), generation };
         let pending = one.pending_uploads(9).await.unwrap();
         assert_eq!(pending, [(checkpoint.clone(), "a".to_owned())]);

@@ -95,6 +95,9 @@ fn draw<'a>(
     free: impl Fn(&NodeRow) -> u64,
     random: &mut impl FnMut(usize) -> usize,
 ) -> Option<&'a NodeRow> {
+    if nodes.is_empty() {
+        return None;
+    }
     let all_free: u64 = nodes.iter().map(|node| free(node)).sum();
     let mut drawn = random(usize::try_from(all_free).unwrap_or(usize::MAX)) as u64;
     let at = nodes.iter().position(|node| {
@@ -102,7 +105,7 @@ fn draw<'a>(
         drawn = drawn.saturating_sub(free(node));
         is_drawn
     });
-    (!nodes.is_empty()).then(|| nodes.swap_remove(at.unwrap_or(0)))
+    Some(nodes.swap_remove(at.unwrap_or(0)))
 }
 
 /// Returns how suitable a node is, from 0 to 5000: its free memory and idle CPUs, whether it has
