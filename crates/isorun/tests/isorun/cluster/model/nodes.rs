@@ -3,13 +3,13 @@
 use std::{
     net::TcpListener,
     path::PathBuf,
-    sync::{Arc, Mutex, RwLockWriteGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use test_support::{PostgresServer, Tmpfs, process::command_lines_with, turns, wait::wait_until};
+use test_support::{PostgresServer, Tmpfs, process::command_lines_with, wait::wait_until};
 
 use super::{
     links::{Link, LinkState},
@@ -57,13 +57,10 @@ pub struct Fleet {
     database: String,
     http: reqwest::Client,
     _disk_dir: TempDir,
-    /// A node that gets too little time of the CPUs looks like a dead one.
-    _turn: RwLockWriteGuard<'static, ()>,
 }
 
 impl Fleet {
     pub async fn start() -> Self {
-        let _turn = tokio::task::block_in_place(turns::alone);
         let postgres = tokio::task::spawn_blocking(PostgresServer::start).await.unwrap();
         let postgres = Arc::new(postgres);
         let url = postgres.database();
@@ -73,16 +70,8 @@ impl Fleet {
         let disk = Tmpfs::mount(disk_dir.path().join("disk"), DISK_MIB);
         let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_millis(800));
         let http = http.timeout(REQUEST_TIMEOUT).build().unwrap();
-        let mut fleet = Self {
-            nodes: Vec::new(),
-            store,
-            postgres,
-            disk,
-            database,
-            http,
-            _disk_dir: disk_dir,
-            _turn,
-        };
+        let mut fleet =
+            Self { nodes: Vec::new(), store, postgres, disk, database, http, _disk_dir: disk_dir };
         for at in 0..NODES {
             let data = match at {
                 NODE_WITH_SMALL_DISK => tempfile::tempdir_in(fleet.disk.path()).unwrap(),
