@@ -156,9 +156,11 @@ fn images() -> Result<()> {
 fn placement(seed: Option<u64>) -> Result<()> {
     debian::postgres()?;
     let chart = workspace::root().join("docs/internals/placement.svg");
-    eprintln!("==> cargo bench -p isorun-server --bench placement");
-    let mut command = process::cargo(&["bench", "-p", "isorun-server", "--bench", "placement"]);
-    command.args(["--profile", "dev", "--features", "simulation", "--", "--chart"]).arg(chart);
+    eprintln!("==> cargo bench --profile dev --bench placement");
+    // Like the tests, so that nothing is compiled again.
+    let mut command = process::cargo(&["bench", "--workspace", "--bench", "placement"]);
+    command.args(["--profile", "dev", "--features", workspace::TEST_FEATURES]);
+    command.args(["--", "--chart"]).arg(chart);
     if let Some(seed) = seed {
         command.args(["--seed", &seed.to_string()]);
     }

@@ -98,6 +98,9 @@ impl Simulation {
         // Leases may have expired while nodes joined.
         let renewing = (0..NODES).map(|number| self.act(number, Periodic::Renewal));
         join_all(renewing).await;
+        // A server, too, reads the nodes when it has joined.
+        let surveying = (0..NODES).map(|number| self.act(number, Periodic::Survey));
+        join_all(surveying).await;
         let mut tasks = JoinSet::new();
         let mut random = Random::new(self.seed ^ 1);
         for number in 0..NODES {

@@ -66,6 +66,14 @@ pub async fn require_key(
 }
 
 async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let id = key_id(app, headers)?;
+    let row = app.core.store.key(&id).await?;
+    let row = row.filter(|row| row.revoked_at.is_none()).ok_or_else(invalid_key)?;
+    Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
+}
+
+/// Returns the id of a key that this server or cluster has created. It may have been revoked.
+pub fn key_id(app: &App, headers: &HeaderMap) -> Result<String, ApiError> {
     let unauthorized = |message| ApiError::new(Code::Unauthorized, message);
     let header = headers.get(header::AUTHORIZATION).ok_or_else(|| {
         unauthorized(
@@ -79,12 +87,12 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError
     let Some(key) = key else {
         return Err(unauthorized("the Authorization header is not `Bearer` and an API key"));
     };
-    // The same message for every invalid key, so that it reveals nothing.
-    let invalid_key = || unauthorized("the API key is not valid on this server, or was revoked");
-    let id = app.core.secret.verify_key(key).ok_or_else(invalid_key)?;
-    let row = app.core.store.key(&id).await?;
-    let row = row.filter(|row| row.revoked_at.is_none()).ok_or_else(invalid_key)?;
-    Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
+    app.core.secret.verify_key(key).ok_or_else(invalid_key)
+}
+
+/// Returns the error for every invalid key: the same, so that it reveals nothing.
+fn invalid_key() -> ApiError {
+    ApiError::new(Code::Unauthorized, "the API key is not valid on this server, or was revoked")
 }
 
 /// The request rates of all keys.

@@ -31,10 +31,11 @@ use isorun_peers::Peer;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     App,
-    auth::Caller,
+    auth::{self, Caller},
     body::WatchedBody,
     error::{ApiError, Code},
     json_body::{collect, is_json},
@@ -54,6 +55,44 @@ const USAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time after which a client may retry when the node of a run is dead.
 const DEAD_NODE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
+/// The node of the run that a request names, which is looked up while the key is.
+#[derive(Clone)]
+struct OwnerLookup(Arc<Mutex<Option<AbortOnDropHandle<FoundOwner>>>>);
+
+/// `None` if it is this one, or the run does not exist.
+type FoundOwner = Result<Option<RunOwner>, ApiError>;
+
+/// Begins to look up the node of the run that a request names, unless the run is of this one.
+pub async fn look_up_owner(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let is_forwarded = request.extensions().get::<Peer>().is_some();
+    if app.core.cluster.is_some()
+        && !is_forwarded
+        && let Some(id) = run_of(&request)
+        && app.core.runs.get(&id).is_none()
+        && auth::key_id(&app, request.headers()).is_ok()
+    {
+        let task = tokio::spawn(async move {
+            match &app.core.cluster {
+                Some(cluster) => owner_elsewhere(cluster, &id).await,
+                None => Ok(None),
+            }
+        });
+        let lookup = Arc::new(Mutex::new(Some(AbortOnDropHandle::new(task))));
+        request.extensions_mut().insert(OwnerLookup(lookup));
+    }
+    next.run(request).await
+}
+
+/// Returns the run that a request names. One for an audit log names none: the logs of all runs
+/// are in the database.
+fn run_of(request: &Request) -> Option<RunId> {
+    let route = request.extensions().get::<MatchedPath>()?.as_str();
+    route.strip_prefix("/v1/runs/{id}").filter(|rest| *rest != "/audit")?;
+    let id = request.uri().path().split('/').nth(3).unwrap_or_default();
+    // Decoded, as the handlers get it.
+    percent_decode_str(id).decode_utf8().ok()?.parse().ok()
+}
+
 /// Forwards a request with an API key to the node that it concerns, if that is another one.
 pub async fn forward(
     State(app): State<App>,
@@ -67,14 +106,7 @@ pub async fn forward(
     let is_forwarded = request.extensions().get::<Peer>().is_some();
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let changes = request.method() != Method::GET || is_upgrade(&request);
-    if let Some(rest) = route.strip_prefix("/v1/runs/{id}") {
-        let id = request.uri().path().split('/').nth(3).unwrap_or_default();
-        // Decoded, as the handlers get it.
-        let id = percent_decode_str(id).decode_utf8().ok().and_then(|id| id.parse::<RunId>().ok());
-        // The logs of all runs are in the database.
-        let Some(id) = id.filter(|_| rest != "/audit") else {
-            return Ok(next.run(request).await);
-        };
+    if let Some(id) = run_of(&request) {
         if app.core.runs.get(&id).is_some() {
             if changes {
                 app.core.require_lease(cluster)?;
@@ -82,7 +114,8 @@ pub async fn forward(
             return Ok(next.run(request).await);
         }
         let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
-        let owner = if is_forwarded { None } else { owner_elsewhere(cluster, &id).await? };
+        let lookup = request.extensions().get::<OwnerLookup>().cloned();
+        let owner = if is_forwarded { None } else { looked_up(cluster, &id, lookup).await? };
         // The handlers answer for a run of another tenant as for one that does not exist.
         let Some(owner) = owner.filter(|owner| Some(&owner.tenant) == tenant.as_ref()) else {
             // This node may be taking it over.
@@ -107,6 +140,18 @@ pub async fn forward(
         }
     }
     Ok(next.run(request).await)
+}
+
+/// Returns the node of a run that was not destroyed, if it is another one.
+async fn looked_up(cluster: &Cluster, id: &RunId, lookup: Option<OwnerLookup>) -> FoundOwner {
+    let task = lookup
+        .and_then(|OwnerLookup(task)| task.lock().unwrap_or_else(PoisonError::into_inner).take());
+    match task {
+        Some(task) => {
+            task.await.map_err(|error| ApiError::internal("cannot find the run", error))?
+        }
+        None => owner_elsewhere(cluster, id).await,
+    }
 }
 
 /// Returns the node of a run, if it is another one, for a request to a port of the run by a URL

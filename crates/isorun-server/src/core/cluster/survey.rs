@@ -38,7 +38,8 @@ impl Cluster {
         for node in database.declare_dead(grace).await? {
             tracing::warn!(node, "a node of the cluster is dead: its lease has expired");
         }
-        if !has_lost_runs {
+        // One node at a time, since all would find the same runs.
+        if !has_lost_runs || !database.take_loss_turn(self.renewal_interval()).await? {
             return Ok(());
         }
         database.delete_unfinished_runs().await?;

@@ -286,6 +286,8 @@ const STEPS: &[&str] = &[
         tree TEXT NOT NULL,
         copied_at TIMESTAMPTZ NOT NULL DEFAULT now()
     );
+    -- The last time at which a node began to record the runs of dead nodes as lost.
+    ALTER TABLE cluster ADD COLUMN losses_recorded_at TIMESTAMPTZ NOT NULL DEFAULT '-infinity';
     -- News for the nodes: for all of them, or for the one that is named.
     CREATE FUNCTION tell_nodes() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
         PERFORM pg_notify('isorun', '');
