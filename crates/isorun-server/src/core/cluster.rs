@@ -23,6 +23,7 @@ mod report;
 mod survey;
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -59,7 +60,7 @@ pub struct Cluster {
     /// When they were read after a refusal. Held meanwhile.
     reread: tokio::sync::Mutex<Option<Instant>>,
     /// The runs that this node has placed since then, by node.
-    placed: Mutex<Vec<(String, u64)>>,
+    placed: Mutex<HashMap<String, u64>>,
     /// Woken when something has changed in the cluster.
     pub news: Notify,
     /// Held during a renewal. True after this node has left.
@@ -219,10 +220,7 @@ impl Cluster {
         let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         let own = self.node.as_str();
         let chosen = choose(&nodes, own, comparison, needs, excluded, &placed, random)?.clone();
-        match placed.iter_mut().find(|(node, _)| *node == chosen.id) {
-            Some((_, count)) => *count += 1,
-            None => placed.push((chosen.id.clone(), 1)),
-        }
+        *placed.entry(chosen.id.clone()).or_default() += 1;
         Some(chosen)
     }
 }

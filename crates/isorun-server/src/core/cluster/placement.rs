@@ -2,6 +2,8 @@
 //! no agreement between nodes, and does not send a burst of runs to the one node that looked
 //! best to all of them.
 
+use std::collections::HashMap;
+
 use crate::store::NodeRow;
 
 /// The number of nodes that are asked to create a run.
@@ -50,67 +52,81 @@ pub fn choose<'a>(
     comparison: Comparison,
     needs: &Needs<'_>,
     excluded: &[String],
-    placed: &[(String, u64)],
+    placed: &HashMap<String, u64>,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<&'a NodeRow> {
-    let pending = |node: &NodeRow| {
-        placed.iter().find(|(id, _)| *id == node.id).map_or(0, |(_, count)| *count)
-    };
-    let free = |node: &NodeRow| node.report.max_sandboxes.saturating_sub(node.runs + pending(node));
-    let mut usable: Vec<&NodeRow> = nodes
+    let mut usable: Vec<Candidate<'a>> = nodes
         .iter()
         .filter(|node| node.is_alive && !node.is_draining && !excluded.contains(&node.id))
         .filter(|node| match needs.interpreter {
             None => node.report.has_linux,
             Some(image) => node.report.interpreters.iter().any(|offered| offered == image),
         })
-        .filter(|node| free(node) > 0)
+        .map(|node| {
+            let pending = placed.get(&node.id).copied().unwrap_or(0);
+            let free_runs = node.report.max_sandboxes.saturating_sub(node.runs + pending);
+            let has_image = needs.image_nodes.contains(&node.id);
+            Candidate { node, pending, free_runs, has_image }
+        })
+        .filter(|candidate| candidate.free_runs > 0)
         .collect();
     let mut candidates = Vec::new();
     if comparison.includes_own
-        && let Some(at) = usable.iter().position(|node| node.id == own)
+        && let Some(at) = usable.iter().position(|candidate| candidate.node.id == own)
     {
         candidates.push(usable.swap_remove(at));
     }
-    let (mut with_image, mut others): (Vec<_>, Vec<_>) =
-        usable.into_iter().partition(|node| needs.image_nodes.contains(&node.id));
     let wanted = comparison.candidates.saturating_sub(candidates.len());
+    let (with_image, others) = usable.into_iter().partition(|candidate| candidate.has_image);
     // Both kinds are compared, so that a few nodes with the image are not filled up.
-    for drawn_from in [&mut with_image, &mut others] {
-        for _ in 0..wanted {
-            candidates.extend(draw(drawn_from, free, &mut random));
-        }
+    for drawn_from in [with_image, others] {
+        draw(drawn_from, wanted, &mut candidates, &mut random);
     }
-    candidates.into_iter().max_by_key(|node| {
-        let own_bonus = if node.id == own { FORWARDING_COST } else { 0 };
-        let image_bonus = if needs.image_nodes.contains(&node.id) { IMAGE_COST } else { 0 };
-        score(node, pending(node), needs) + own_bonus + image_bonus
-    })
+    let best = candidates.into_iter().max_by_key(|candidate| {
+        let own_bonus = if candidate.node.id == own { FORWARDING_COST } else { 0 };
+        let image_bonus = if candidate.has_image { IMAGE_COST } else { 0 };
+        score(candidate, needs) + own_bonus + image_bonus
+    });
+    Some(best?.node)
 }
 
-/// Removes one of the nodes. Each run that a node can still have is drawn with the same
-/// probability. Otherwise small nodes would be compared, and chosen, as often as large ones.
+/// A node that could be chosen.
+struct Candidate<'a> {
+    node: &'a NodeRow,
+    /// The runs that were placed on it since it reported.
+    pending: u64,
+    /// The runs that it can still have.
+    free_runs: u64,
+    has_image: bool,
+}
+
+/// Moves up to `count` nodes to `candidates`. Each run that a node can still have is drawn with
+/// the same probability. Otherwise small nodes would be compared, and chosen, as often as large
+/// ones.
 fn draw<'a>(
-    nodes: &mut Vec<&'a NodeRow>,
-    free: impl Fn(&NodeRow) -> u64,
+    mut nodes: Vec<Candidate<'a>>,
+    count: usize,
+    candidates: &mut Vec<Candidate<'a>>,
     random: &mut impl FnMut(usize) -> usize,
-) -> Option<&'a NodeRow> {
-    if nodes.is_empty() {
-        return None;
+) {
+    let mut all_free: u64 = nodes.iter().map(|node| node.free_runs).sum();
+    for _ in 0..count.min(nodes.len()) {
+        let mut drawn = random(usize::try_from(all_free).unwrap_or(usize::MAX)) as u64;
+        let at = nodes.iter().position(|node| {
+            let is_drawn = drawn < node.free_runs;
+            drawn = drawn.saturating_sub(node.free_runs);
+            is_drawn
+        });
+        let candidate = nodes.swap_remove(at.unwrap_or(0));
+        all_free -= candidate.free_runs;
+        candidates.push(candidate);
     }
-    let all_free: u64 = nodes.iter().map(|node| free(node)).sum();
-    let mut drawn = random(usize::try_from(all_free).unwrap_or(usize::MAX)) as u64;
-    let at = nodes.iter().position(|node| {
-        let is_drawn = drawn < free(node);
-        drawn = drawn.saturating_sub(free(node));
-        is_drawn
-    });
-    Some(nodes.swap_remove(at.unwrap_or(0)))
 }
 
 /// Returns how suitable a node is, from 0 to 5000: its free memory and idle CPUs, whether it has
 /// sandboxes that were created in advance, and how far it is from its limit.
-fn score(node: &NodeRow, pending: u64, needs: &Needs<'_>) -> u64 {
+fn score(candidate: &Candidate<'_>, needs: &Needs<'_>) -> u64 {
+    let Candidate { node, pending, free_runs, .. } = *candidate;
     let report = &node.report;
     let expected = EXPECTED_BYTES.min(needs.mem_bytes);
     let free = report.mem_free_bytes.saturating_sub(expected.saturating_mul(pending + 1));
@@ -120,7 +136,6 @@ fn score(node: &NodeRow, pending: u64, needs: &Needs<'_>) -> u64 {
     let pool = if report.pooled > pending { 1000 } else { 0 };
     // The number of runs is current, while the load average is that of the last minute, and
     // memory is that of the last report.
-    let free_runs = report.max_sandboxes.saturating_sub(node.runs + pending);
     let limit = permille(free_runs, report.max_sandboxes);
     memory * 3 / 2 + cpu + pool / 2 + limit * 2
 }
@@ -158,7 +173,8 @@ mod tests {
     const LINUX: Needs<'static> = Needs { interpreter: None, mem_bytes: GIB, image_nodes: &[] };
 
     fn chosen(nodes: &[NodeRow], needs: &Needs<'_>, placed: &[(String, u64)]) -> Option<String> {
-        choose(nodes, "node1", Comparison::DEFAULT, needs, &[], placed, |_| 0)
+        let placed = placed.iter().cloned().collect();
+        choose(nodes, "node1", Comparison::DEFAULT, needs, &[], &placed, |_| 0)
             .map(|node| node.id.clone())
     }
 
@@ -189,7 +205,16 @@ mod tests {
         nodes[0].is_draining = false;
         let excluded = ["node1".to_owned(), "node2".to_owned()];
         assert!(
-            choose(&nodes, "node1", Comparison::DEFAULT, &python, &excluded, &[], |_| 0).is_none()
+            choose(
+                &nodes,
+                "node1",
+                Comparison::DEFAULT,
+                &python,
+                &excluded,
+                &HashMap::new(),
+                |_| 0
+            )
+            .is_none()
         );
     }
 
@@ -208,7 +233,7 @@ mod tests {
         // More than a tenth of them would fill the small nodes.
         for at in 0..660 {
             let own = format!("node{}", at % 20);
-            let (compared, placed) = (Comparison::DEFAULT, &[]);
+            let (compared, placed) = (Comparison::DEFAULT, &HashMap::new());
             let best = choose(&nodes, &own, compared, &LINUX, &[], placed, &mut random).unwrap();
             let best = best.id.clone();
             nodes.iter_mut().find(|node| node.id == best).unwrap().runs += 1;
@@ -237,7 +262,7 @@ mod tests {
     #[test]
     fn a_burst_is_spread_over_equal_nodes() {
         let nodes: Vec<_> = (0..10).map(|at| node(&format!("node{at}"), 24)).collect();
-        let mut placed: Vec<(String, u64)> = Vec::new();
+        let mut placed: HashMap<String, u64> = HashMap::new();
         let mut state = 7_u64;
         let mut random = |below: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -247,10 +272,7 @@ mod tests {
             let best =
                 choose(&nodes, "node1", Comparison::DEFAULT, &LINUX, &[], &placed, &mut random)
                     .unwrap();
-            match placed.iter_mut().find(|(id, _)| *id == best.id) {
-                Some((_, count)) => *count += 1,
-                None => placed.push((best.id.clone(), 1)),
-            }
+            *placed.entry(best.id.clone()).or_default() += 1;
         }
         assert_eq!(placed.len(), 10);
         for (id, count) in &placed {
