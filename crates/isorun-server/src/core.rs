@@ -40,6 +40,7 @@ mod new_sandbox;
 mod recovery;
 mod retention;
 pub mod runs;
+mod shared_images;
 pub mod snapshots;
 pub mod start_engines;
 mod state_dirs;
@@ -66,11 +67,12 @@ use self::{
     engines::{Engines, SandboxBase, Spec},
     error::{Error, ErrorKind},
     guard::Guard,
-    images::{Images, SharedImages},
+    images::Images,
     live_run::LiveRun,
     metrics::Metrics,
     network::Settings,
     runs::Runs,
+    shared_images::SharedImages,
     state_dirs::StateDirs,
     takeover::TakeOvers,
 };

@@ -5,6 +5,7 @@ use std::{fmt::Display, time::Duration};
 use isorun_api::Code;
 use isorun_blobs::Error as BlobError;
 use isorun_engine::Error as EngineError;
+use isorun_image::Error as ImageError;
 
 use crate::store::{ClusterLimit, StoreError};
 
@@ -158,6 +159,21 @@ impl Error {
             ),
             error => Self::internal("cannot read the object store", error),
         }
+    }
+
+    /// Converts an error of the image store.
+    pub fn image(error: ImageError) -> Self {
+        let kind = match &error {
+            error if error.is_host_error() => return Self::internal("cannot use the image", error),
+            ImageError::Reference { .. } => ErrorKind::InvalidRequest,
+            ImageError::NotFound { .. } => ErrorKind::ImageNotFound,
+            ImageError::NotAllowed { .. } => ErrorKind::ImageNotAllowed,
+            ImageError::Registry { .. }
+            | ImageError::Unreachable { .. }
+            | ImageError::Timeout { .. } => ErrorKind::RegistryFailure,
+            _ => ErrorKind::ImageUnusable,
+        };
+        Self::new(kind, error.to_string())
     }
 
     /// Sets the time after which the caller may retry.

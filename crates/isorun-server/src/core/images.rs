@@ -1,8 +1,6 @@
 //! Images of sandboxes. A missing image is taken from the object store of the cluster, or pulled
 //! from the registries that the operator allows.
 
-mod shared;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -13,18 +11,15 @@ use std::{
 use anyhow::Result;
 use isorun_api::random_hex;
 use isorun_engine::Root;
-use isorun_image::{
-    Error as ImageError, Image, ImageFiles, Progress, PullOptions, Reference, Registries,
-};
+use isorun_image::{Image, ImageFiles, Progress, PullOptions, Reference, Registries};
 use isorun_interpreter::InterpreterImage;
 
-pub use self::shared::SharedImages;
-use self::shared::Wanted;
 use super::{
     accounts::{Accounts, ledger::Ledger},
     engines::SandboxBase,
     error::{Error, ErrorKind},
     guard::Guard,
+    shared_images::{SharedImages, WantedImage},
 };
 use crate::{
     config::{Config, PullPolicy},
@@ -114,19 +109,19 @@ impl Images {
                 ),
             ));
         }
-        let reference: Reference = name.parse().map_err(image_error)?;
-        self.find_or_add(tenant, Wanted::Named(&reference)).await.map(source)
+        let reference: Reference = name.parse().map_err(Error::image)?;
+        self.find_or_add(tenant, WantedImage::Named(&reference)).await.map(source)
     }
 
-    async fn find_or_add(&self, tenant: &str, wanted: Wanted<'_>) -> Result<Image, Error> {
-        match self.local.resolve(wanted.reference()).map_err(image_error)? {
+    async fn find_or_add(&self, tenant: &str, wanted: WantedImage<'_>) -> Result<Image, Error> {
+        match self.local.resolve(wanted.reference()).map_err(Error::image)? {
             Some(image) => Ok(image),
             None => self.add(tenant, wanted).await,
         }
     }
 
     /// Adds an image to those of this server.
-    async fn add(&self, tenant: &str, wanted: Wanted<'_>) -> Result<Image, Error> {
+    async fn add(&self, tenant: &str, wanted: WantedImage<'_>) -> Result<Image, Error> {
         let slot = self.pulls.take(tenant, 1);
         let _slot = slot.map_err(|exhausted| self.pulls.refusal(exhausted))?;
         let image = tokio::select! {
@@ -147,7 +142,7 @@ impl Images {
         Ok(image)
     }
 
-    async fn fetch_or_pull(&self, wanted: Wanted<'_>) -> Result<Image, Error> {
+    async fn fetch_or_pull(&self, wanted: WantedImage<'_>) -> Result<Image, Error> {
         let reference = wanted.reference();
         if let Some(shared) = &self.shared {
             match shared.fetch(&self.local, wanted).await {
@@ -172,12 +167,12 @@ impl Images {
         };
         tracing::info!(image = %reference, "pulling");
         let pulled = self.local.pull(reference, options, &Progress::none()).await;
-        pulled.map_err(image_error)
+        pulled.map_err(Error::image)
     }
 
     /// Tells the other nodes of the cluster which images this one has, if that has changed.
     pub async fn announce(&self, database: &Postgres) -> Result<(), Error> {
-        let entries = self.local.list().map_err(image_error)?.into_iter();
+        let entries = self.local.list().map_err(Error::image)?.into_iter();
         let images: BTreeMap<String, String> =
             entries.map(|entry| (entry.reference, entry.manifest.to_string())).collect();
         let announced = || self.announced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +185,7 @@ impl Images {
 
     /// Returns the files of an image, to copy them.
     pub async fn files(&self, digest: &str) -> Result<Option<ImageFiles>, Error> {
-        self.local.files(digest).await.map_err(image_error)
+        self.local.files(digest).await.map_err(Error::image)
     }
 
     /// Returns the digests of all local images.
@@ -203,7 +198,7 @@ impl Images {
     /// before the sandbox.
     pub fn hold(&self, sandbox: &str, source: &ImageSource) -> Result<(), Error> {
         match &source.image {
-            Some(image) => self.local.hold(sandbox, image).map_err(image_error),
+            Some(image) => self.local.hold(sandbox, image).map_err(Error::image),
             None => Ok(()),
         }
     }
@@ -217,15 +212,15 @@ impl Images {
         name: &str,
         digest: &str,
     ) -> Result<(), Error> {
-        if digest.is_empty() || self.local.held_root(holder).map_err(image_error)?.is_some() {
+        if digest.is_empty() || self.local.held_root(holder).map_err(Error::image)?.is_some() {
             return Ok(());
         }
-        let reference: Reference = name.parse().map_err(image_error)?;
+        let reference: Reference = name.parse().map_err(Error::image)?;
         let reference = match reference.digest() {
             Some(_) => reference,
-            None => format!("{reference}@{digest}").parse().map_err(image_error)?,
+            None => format!("{reference}@{digest}").parse().map_err(Error::image)?,
         };
-        let image = self.find_or_add(tenant, Wanted::Exactly(&reference, digest)).await?;
+        let image = self.find_or_add(tenant, WantedImage::Exactly(&reference, digest)).await?;
         if image.digest != digest {
             return Err(Error::new(
                 ErrorKind::SnapshotIncompatible,
@@ -235,7 +230,7 @@ impl Images {
                 ),
             ));
         }
-        self.local.hold(holder, &image).map_err(image_error)
+        self.local.hold(holder, &image).map_err(Error::image)
     }
 
     /// Keeps the files of an image in use like [`Self::hold_digest`], by a new holder, until the
@@ -250,12 +245,12 @@ impl Images {
 
     /// Keeps the same files of an image as another holder, and returns their location.
     pub fn copy_hold(&self, image: &str, name: &str, held: &str) -> Result<Root, Error> {
-        root(image, self.local.copy_hold(name, held).map_err(image_error)?)
+        root(image, self.local.copy_hold(name, held).map_err(Error::image)?)
     }
 
     /// Returns the location of the files of an image that a holder keeps.
     pub fn root_of(&self, image: &str, held: &str) -> Result<Root, Error> {
-        root(image, self.local.held_root(held).map_err(image_error)?)
+        root(image, self.local.held_root(held).map_err(Error::image)?)
     }
 
     /// Releases the files of a holder.
@@ -327,19 +322,4 @@ fn options(pulls: &PullPolicy) -> Option<PullOptions> {
     let mut options = PullOptions::default();
     options.registries = registries;
     Some(options)
-}
-
-/// Converts an error of an image into one for the client.
-fn image_error(error: ImageError) -> Error {
-    let kind = match &error {
-        error if error.is_host_error() => return Error::internal("cannot use the image", error),
-        ImageError::Reference { .. } => ErrorKind::InvalidRequest,
-        ImageError::NotFound { .. } => ErrorKind::ImageNotFound,
-        ImageError::NotAllowed { .. } => ErrorKind::ImageNotAllowed,
-        ImageError::Registry { .. }
-        | ImageError::Unreachable { .. }
-        | ImageError::Timeout { .. } => ErrorKind::RegistryFailure,
-        _ => ErrorKind::ImageUnusable,
-    };
-    Error::new(kind, error.to_string())
 }

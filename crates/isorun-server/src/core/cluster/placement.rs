@@ -55,7 +55,7 @@ pub fn choose<'a>(
     placed: &HashMap<String, u64>,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<&'a NodeRow> {
-    let mut usable: Vec<Candidate<'a>> = nodes
+    let mut usable: Vec<ComparedNode<'a>> = nodes
         .iter()
         .filter(|node| node.is_alive && !node.is_draining && !excluded.contains(&node.id))
         .filter(|node| match needs.interpreter {
@@ -66,7 +66,7 @@ pub fn choose<'a>(
             let pending = placed.get(&node.id).copied().unwrap_or(0);
             let free_runs = node.report.max_sandboxes.saturating_sub(node.runs + pending);
             let has_image = needs.image_nodes.contains(&node.id);
-            Candidate { node, pending, free_runs, has_image }
+            ComparedNode { node, pending, free_runs, has_image }
         })
         .filter(|candidate| candidate.free_runs > 0)
         .collect();
@@ -91,7 +91,7 @@ pub fn choose<'a>(
 }
 
 /// A node that could be chosen.
-struct Candidate<'a> {
+struct ComparedNode<'a> {
     node: &'a NodeRow,
     /// The runs that were placed on it since it reported.
     pending: u64,
@@ -104,9 +104,9 @@ struct Candidate<'a> {
 /// the same probability. Otherwise small nodes would be compared, and chosen, as often as large
 /// ones.
 fn draw<'a>(
-    mut nodes: Vec<Candidate<'a>>,
+    mut nodes: Vec<ComparedNode<'a>>,
     count: usize,
-    candidates: &mut Vec<Candidate<'a>>,
+    candidates: &mut Vec<ComparedNode<'a>>,
     random: &mut impl FnMut(usize) -> usize,
 ) {
     let mut all_free: u64 = nodes.iter().map(|node| node.free_runs).sum();
@@ -125,8 +125,8 @@ fn draw<'a>(
 
 /// Returns how suitable a node is, from 0 to 5000: its free memory and idle CPUs, whether it has
 /// sandboxes that were created in advance, and how far it is from its limit.
-fn score(candidate: &Candidate<'_>, needs: &Needs<'_>) -> u64 {
-    let Candidate { node, pending, free_runs, .. } = *candidate;
+fn score(candidate: &ComparedNode<'_>, needs: &Needs<'_>) -> u64 {
+    let ComparedNode { node, pending, free_runs, .. } = *candidate;
     let report = &node.report;
     let expected = EXPECTED_BYTES.min(needs.mem_bytes);
     let free = report.mem_free_bytes.saturating_sub(expected.saturating_mul(pending + 1));

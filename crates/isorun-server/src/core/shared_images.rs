@@ -3,8 +3,8 @@
 use isorun_blobs::{Blobs, Error as BlobError, TreeId};
 use isorun_image::{Image, Limits, Reference, Store as LocalImages};
 
-use super::image_error;
-use crate::{core::error::Error, store::Postgres};
+use super::error::Error;
+use crate::store::Postgres;
 
 /// The images of a cluster.
 pub struct SharedImages {
@@ -14,14 +14,14 @@ pub struct SharedImages {
 
 /// Which image is needed.
 #[derive(Clone, Copy, Debug)]
-pub enum Wanted<'a> {
+pub enum WantedImage<'a> {
     /// The one that another node has under this reference.
     Named(&'a Reference),
     /// The one with this digest, to be added under the reference.
     Exactly(&'a Reference, &'a str),
 }
 
-impl Wanted<'_> {
+impl WantedImage<'_> {
     pub fn reference(&self) -> &Reference {
         match self {
             Self::Named(reference) | Self::Exactly(reference, _) => reference,
@@ -34,13 +34,13 @@ impl SharedImages {
     pub async fn fetch(
         &self,
         local: &LocalImages,
-        wanted: Wanted<'_>,
+        wanted: WantedImage<'_>,
     ) -> Result<Option<Image>, Error> {
         let copy = match wanted {
-            Wanted::Named(reference) => {
+            WantedImage::Named(reference) => {
                 self.database.named_image_copy(&reference.to_string()).await?
             }
-            Wanted::Exactly(_, digest) => {
+            WantedImage::Exactly(_, digest) => {
                 let tree = self.database.image_copy(digest).await?;
                 tree.map(|tree| (digest.to_owned(), tree))
             }
@@ -76,7 +76,7 @@ impl SharedImages {
             Err(error @ isorun_image::Error::Digest { .. }) => {
                 Err(Error::internal("the image in the object store is damaged", error))
             }
-            Err(error) => Err(image_error(error)),
+            Err(error) => Err(Error::image(error)),
         }
     }
 }
