@@ -158,6 +158,18 @@ impl Archives {
         Ok(manifest)
     }
 
+    /// Reports whether an archive is of an earlier generation of its owner.
+    pub async fn is_outdated(&self, owner: Owner, dir: &Path) -> Result<bool, Error> {
+        let (dir, secret) = (dir.to_owned(), self.secret.clone());
+        let reading = spawn_blocking(move || {
+            load_manifest(&dir, &secret).is_ok_and(|manifest| {
+                let generation = manifest.owner.generation;
+                generation < owner.generation && manifest.owner == Owner { generation, ..owner }
+            })
+        });
+        reading.await.map_err(|error| Error::internal("cannot read a manifest", error))
+    }
+
     fn fingerprint(&self, base: &SandboxBase) -> Result<String, Error> {
         let fingerprint = self.engines.fingerprint(base);
         fingerprint.map_err(|error| Error::engine("cannot use a checkpoint", error))
@@ -293,7 +305,7 @@ fn sign(text: String, secret: &Secret) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(&Envelope { signature, blake3: None, manifest })?)
 }
 
-fn read_manifest(dir: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest, ArchiveError> {
+fn load_manifest(dir: &Path, secret: &Secret) -> Result<Manifest, ArchiveError> {
     let damaged = |what: &str| ArchiveError::Damaged(format!("its manifest {what}"));
     if !fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir()) {
         return Err(ArchiveError::Damaged("its directory is missing".to_owned()));
@@ -307,7 +319,11 @@ fn read_manifest(dir: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest,
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(damaged(&format!("has more than {MAX_MANIFEST_BYTES} bytes")));
     }
-    let manifest = parse_manifest(&bytes, secret)?;
+    parse_manifest(&bytes, secret)
+}
+
+fn read_manifest(dir: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest, ArchiveError> {
+    let manifest = load_manifest(dir, secret)?;
     if manifest.owner != *owner {
         tracing::error!(found = ?manifest.owner, wanted = ?owner, "a checkpoint of another owner");
         let what = match (&manifest.owner, owner) {
@@ -319,7 +335,7 @@ fn read_manifest(dir: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest,
             }
             _ => "belongs to another run, snapshot or tenant",
         };
-        return Err(damaged(what));
+        return Err(ArchiveError::Damaged(format!("its manifest {what}")));
     }
     Ok(manifest)
 }

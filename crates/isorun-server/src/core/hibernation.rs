@@ -145,28 +145,29 @@ pub async fn hibernate_interpreters(core: &Arc<Core>) {
 }
 
 /// Finishes a hibernation whose server was killed. Returns whether the run is on disk
-/// now. `has_sandbox`: its sandbox still exists, and its checkpoint may be in progress.
+/// now. `has_sandbox`: its sandbox still exists, and its checkpoint may be in progress. Fails,
+/// and changes nothing, if the database does not respond.
 pub async fn finish_interrupted(
     core: &Arc<Core>,
     row: &RunRow,
     sandbox: &SandboxId,
     has_sandbox: bool,
-) -> bool {
+) -> Result<bool, Error> {
+    let generation = core.store.generation(&row.id).await?;
     let draft = core.state_dirs.hibernating_dir(&row.id);
     if !draft.is_dir() {
         // It may have been renamed already, with nothing recorded.
-        return !has_sandbox && is_latest(core, row).await;
+        return Ok(!has_sandbox && is_latest(core, row, generation).await?);
     }
-    let is_complete = async {
+    let completion = || async {
         while !core.engines.is_complete(&draft) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    tokio::pin!(is_complete);
     let has_started = || draft.read_dir().is_ok_and(|mut files| files.next().is_some());
     if has_sandbox {
         tokio::select! {
-            () = &mut is_complete => {}
+            () = completion() => {}
             _ = core.engines.exited(sandbox) => {}
             () = async {
                 tokio::time::sleep(CHECKPOINT_START_TIMEOUT).await;
@@ -177,29 +178,27 @@ pub async fn finish_interrupted(
         }
     }
     if has_started() {
-        let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, is_complete).await;
+        let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, completion()).await;
     }
     let is_complete = core.engines.is_complete(&draft);
-    let publishing = async {
-        let generation = core.store.generation(&row.id).await?;
-        publish(core, row, sandbox, generation).await
-    };
-    let finished = is_complete && publishing.await.is_ok();
+    let finished = is_complete && publish(core, row, sandbox, generation).await.is_ok();
     if !finished {
         tracing::warn!(run = %row.id, is_complete, "an interrupted hibernation could not be finished");
         core.state_dirs.remove_hibernating(&row.id).await;
     }
-    finished
+    Ok(finished)
 }
 
 /// Reports whether there is a checkpoint of a run on disk that is not of an earlier hibernation,
 /// after which it was resumed.
-async fn is_latest(core: &Arc<Core>, row: &RunRow) -> bool {
+async fn is_latest(core: &Arc<Core>, row: &RunRow, generation: u64) -> Result<bool, Error> {
     if !core.state_dirs.is_hibernated(&row.id) {
-        return false;
+        return Ok(false);
     }
-    let Ok(owner) = owner(core, &row.id, &row.tenant).await else { return false };
-    core.archives.read(owner, &core.state_dirs.hibernated_dir(&row.id)).await.is_ok()
+    let owner = owner_in(&row.id, &row.tenant, generation);
+    let directory = core.state_dirs.hibernated_dir(&row.id);
+    // One that is damaged, or of another engine, is kept for the operator.
+    Ok(!core.archives.is_outdated(owner, &directory).await?)
 }
 
 /// Resumes a hibernated run, in a separate task.

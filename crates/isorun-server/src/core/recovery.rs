@@ -48,7 +48,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
             sandboxes.iter().position(|id| *id == sandbox).map(|at| sandboxes.swap_remove(at));
         if row.status == Status::Running {
             let has_sandbox = found.is_some() && core.engines.stats(&sandbox).await.is_ok();
-            if hibernation::finish_interrupted(core, &row, &sandbox, has_sandbox).await {
+            if hibernation::finish_interrupted(core, &row, &sandbox, has_sandbox).await? {
                 core.store.run_hibernated(&row.id, None, row.used).await?;
                 row.status = Status::Hibernated;
             } else {

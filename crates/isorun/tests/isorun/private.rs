@@ -231,7 +231,10 @@ async fn earlier_hibernation_is_refused_after_a_crash(server: Server) {
         .await;
     }
     let server = Server::start_in(data, home, &[]);
-    assert_resume_refused(&server, &id, "not the latest").await;
+    // Its sandbox is gone, and what is on disk is older than what its client has seen.
+    let refusal = server.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
+    refused(&refusal, 410, "sandbox_died", "it exited");
+    assert!(!server.data.path().join("state/hibernated").join(&id).exists());
     server.destroy(&id).await;
     server.assert_served().await;
 }
