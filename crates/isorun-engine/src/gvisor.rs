@@ -485,10 +485,11 @@ impl Inner {
         self.hierarchies.group(format!("{}/{name}", self.group))
     }
 
-    /// Returns a name that no container of this state directory has or had.
+    /// Returns a name that no container of this state directory has or had. `runsc` also accepts
+    /// the beginning of a name, so none begins with another: the last letter ends the number.
     fn new_name(&self) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        format!("c{}-{number}", std::process::id())
+        format!("c{}-{number}e", std::process::id())
     }
 
     fn runsc(&self, dir: &Path) -> Command {
