@@ -36,7 +36,7 @@ impl ImageFiles {
 
 impl Drop for ImageFiles {
     fn drop(&mut self) {
-        // What cannot be removed is collected as a leftover.
+        // If removing fails, garbage collection removes it later.
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str() {
                 let _ = remove_tree(self.lock.as_fd(), name);

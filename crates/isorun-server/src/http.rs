@@ -22,6 +22,7 @@ mod network;
 mod observe;
 mod openapi;
 mod operations;
+mod owner;
 mod peers;
 mod proxy;
 mod routes;

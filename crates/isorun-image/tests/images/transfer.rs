@@ -55,7 +55,7 @@ async fn the_files_of_an_image_exist_until_they_are_dropped() {
     assert_eq!(path.read_dir().unwrap().count(), 4);
     drop(files);
     assert!(!path.exists());
-    // What was collected cannot be copied.
+    // Its blobs were removed by the garbage collection.
     assert!(home.store.files(&digest).await.unwrap().is_none());
     assert!(matches!(home.store.files("sha256:../..").await, Err(Error::Malformed { .. })));
 }

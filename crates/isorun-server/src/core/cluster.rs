@@ -24,7 +24,7 @@ mod survey;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -62,7 +62,7 @@ pub struct Cluster {
     /// The runs that this node has placed since then, by node.
     placed: Mutex<HashMap<String, u64>>,
     /// Woken when something has changed in the cluster.
-    pub news: Notify,
+    pub news: Arc<Notify>,
     /// Held during a renewal. True after this node has left.
     left: tokio::sync::Mutex<bool>,
 }
@@ -89,7 +89,7 @@ impl Cluster {
             nodes: RwLock::default(),
             reread: tokio::sync::Mutex::default(),
             placed: Mutex::default(),
-            news: Notify::new(),
+            news: Arc::default(),
             left: tokio::sync::Mutex::default(),
         }
     }

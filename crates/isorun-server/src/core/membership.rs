@@ -93,8 +93,10 @@ async fn follow_others(weak: Weak<Core>, stopping: CancellationToken) {
             }
             follow(&core, cluster).await;
         }
+        let news = Arc::clone(&cluster.news);
+        drop(core);
         let news = async {
-            cluster.news.notified().await;
+            news.notified().await;
             // Several come at once.
             tokio::time::sleep(NEWS_DELAY).await;
         };
@@ -111,8 +113,10 @@ async fn hear_news(weak: Weak<Core>, stopping: CancellationToken) {
     loop {
         let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
+        let (database, news) = (cluster.database.clone(), Arc::clone(&cluster.news));
+        drop(core);
         tokio::select! {
-            heard = cluster.database.listen(&cluster.news) => if let Err(error) = heard {
+            heard = database.listen(&news) => if let Err(error) = heard {
                 tracing::debug!(%error, "cannot hear the news of the cluster");
             },
             () = stopping.cancelled() => return,

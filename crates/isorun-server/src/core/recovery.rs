@@ -42,7 +42,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
     let rows = core.store.open_runs().await?;
     refuse_without_linux(core, &rows)?;
     for mut row in rows {
-        let log = AuditLog::reopen(row.id.clone(), core.store.clone(), core.secret.clone()).await?;
+        let log = AuditLog::reopen(row.id.clone(), core.store.clone(), core.secret.clone());
         let sandbox: SandboxId = row.id.as_str().parse()?;
         let found =
             sandboxes.iter().position(|id| *id == sandbox).map(|at| sandboxes.swap_remove(at));

@@ -144,7 +144,7 @@ async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc
 /// Deletes a snapshot of a tenant. Runs that were created from it are not affected.
 pub async fn delete(core: &Core, tenant: &str, id: &str) -> Result<(), Error> {
     let row = owned(core, tenant, id).await?;
-    // The row first: a row without files would be a snapshot that cannot be restored.
+    // The row first: files without a row are removed later, but a row without files would stay.
     core.store.delete_snapshot(&row.id).await?;
     remove_files(core, &row.id).await;
     Ok(())

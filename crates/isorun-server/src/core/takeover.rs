@@ -118,7 +118,7 @@ async fn register(core: &Arc<Core>, id: &RunId) -> Result<(), Error> {
     let Some(row) = row else { return Ok(()) };
     let sandbox =
         id.as_str().parse().map_err(|error| Error::internal("cannot name the sandbox", error))?;
-    let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone()).await?;
+    let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone());
     let network = Settings::load(&row.network, &core.secret);
     let run = Arc::new(LiveRun::new(row, sandbox, log, core.config.limits.execs, network));
     // The limits of the tenant hold for all nodes together: it is counted already.
@@ -184,7 +184,7 @@ async fn end_unknown(core: &Core, id: &RunId) -> Result<(), Error> {
         Ok(_) | Err(EngineError::NotFound(_)) => {}
         Err(error) => return Err(Error::internal("cannot destroy the sandbox", error)),
     }
-    let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone()).await?;
+    let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone());
     let reason = "its creation failed";
     log.finish(Event::Destroyed, json!({ "reason": reason })).await?;
     let ending = Ending {

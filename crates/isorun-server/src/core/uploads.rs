@@ -3,11 +3,13 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use isorun_blobs::Blobs;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +106,9 @@ async fn upload_all(weak: Weak<Core>, stopping: CancellationToken) {
                 uploads.running.insert(upload.clone(), tenant);
                 let core = Arc::clone(&core);
                 tasks.spawn(async move {
-                    let succeeded = try_upload(&core, &upload).await;
+                    let uploading = AssertUnwindSafe(try_upload(&core, &upload)).catch_unwind();
+                    // One that panics does not keep its place.
+                    let succeeded = uploading.await.unwrap_or(false);
                     (upload, succeeded)
                 });
             }

@@ -15,6 +15,7 @@ use super::{
     App,
     error::{ApiError, Code},
     limits,
+    owner::{find_owner, run_of_client},
 };
 
 /// The authenticated sender of a request.
@@ -54,7 +55,11 @@ pub async fn require_key(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&app, request.headers()).await?;
+    let key = key_id(&app, request.headers())?;
+    // Both are round trips to the database of a cluster.
+    let (caller, owner) =
+        tokio::join!(caller(&app, &key), find_owner(&app, run_of_client(&request)));
+    let caller = caller?;
     limits::attribute(&app, request.extensions(), &caller.tenant)?;
     // A request of another node was counted there.
     if request.extensions().get::<Peer>().is_none() {
@@ -62,18 +67,21 @@ pub async fn require_key(
     }
     let mut request = limits::count_body(&app, request, &caller.tenant)?;
     request.extensions_mut().insert(caller);
+    if let Some(owner) = owner? {
+        request.extensions_mut().insert(owner);
+    }
     Ok(next.run(request).await)
 }
 
-async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let id = key_id(app, headers)?;
-    let row = app.core.store.key(&id).await?;
+/// Returns the sender of requests with a key, unless it was revoked.
+async fn caller(app: &App, key: &str) -> Result<Caller, ApiError> {
+    let row = app.core.store.key(key).await?;
     let row = row.filter(|row| row.revoked_at.is_none()).ok_or_else(invalid_key)?;
     Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
 }
 
 /// Returns the id of a key that this server or cluster has created. It may have been revoked.
-pub fn key_id(app: &App, headers: &HeaderMap) -> Result<String, ApiError> {
+fn key_id(app: &App, headers: &HeaderMap) -> Result<String, ApiError> {
     let unauthorized = |message| ApiError::new(Code::Unauthorized, message);
     let header = headers.get(header::AUTHORIZATION).ok_or_else(|| {
         unauthorized(

@@ -31,14 +31,14 @@ use isorun_peers::Peer;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     App,
-    auth::{self, Caller},
+    auth::Caller,
     body::WatchedBody,
     error::{ApiError, Code},
     json_body::{collect, is_json},
+    owner::{FoundOwner, owner_elsewhere, run_of},
     peers::{Peers, peer_error},
 };
 use crate::{
@@ -54,44 +54,6 @@ use crate::{
 const USAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time after which a client may retry when the node of a run is dead.
 const DEAD_NODE_RETRY_DELAY: Duration = Duration::from_secs(5);
-
-/// The node of the run that a request names, which is looked up while the key is.
-#[derive(Clone)]
-struct OwnerLookup(Arc<Mutex<Option<AbortOnDropHandle<FoundOwner>>>>);
-
-/// `None` if it is this one, or the run does not exist.
-type FoundOwner = Result<Option<RunOwner>, ApiError>;
-
-/// Begins to look up the node of the run that a request names, unless the run is of this one.
-pub async fn look_up_owner(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let is_forwarded = request.extensions().get::<Peer>().is_some();
-    if app.core.cluster.is_some()
-        && !is_forwarded
-        && let Some(id) = run_of(&request)
-        && app.core.runs.get(&id).is_none()
-        && auth::key_id(&app, request.headers()).is_ok()
-    {
-        let task = tokio::spawn(async move {
-            match &app.core.cluster {
-                Some(cluster) => owner_elsewhere(cluster, &id).await,
-                None => Ok(None),
-            }
-        });
-        let lookup = Arc::new(Mutex::new(Some(AbortOnDropHandle::new(task))));
-        request.extensions_mut().insert(OwnerLookup(lookup));
-    }
-    next.run(request).await
-}
-
-/// Returns the run that a request names. One for an audit log names none: the logs of all runs
-/// are in the database.
-fn run_of(request: &Request) -> Option<RunId> {
-    let route = request.extensions().get::<MatchedPath>()?.as_str();
-    route.strip_prefix("/v1/runs/{id}").filter(|rest| *rest != "/audit")?;
-    let id = request.uri().path().split('/').nth(3).unwrap_or_default();
-    // Decoded, as the handlers get it.
-    percent_decode_str(id).decode_utf8().ok()?.parse().ok()
-}
 
 /// Forwards a request with an API key to the node that it concerns, if that is another one.
 pub async fn forward(
@@ -114,8 +76,12 @@ pub async fn forward(
             return Ok(next.run(request).await);
         }
         let tenant = request.extensions().get::<Caller>().map(|caller| caller.tenant.clone());
-        let lookup = request.extensions().get::<OwnerLookup>().cloned();
-        let owner = if is_forwarded { None } else { looked_up(cluster, &id, lookup).await? };
+        let owner = match request.extensions().get::<FoundOwner>().cloned() {
+            Some(FoundOwner(owner)) => owner,
+            None if is_forwarded => None,
+            // It was here when the key was looked up.
+            None => owner_elsewhere(cluster, &id).await?,
+        };
         // The handlers answer for a run of another tenant as for one that does not exist.
         let Some(owner) = owner.filter(|owner| Some(&owner.tenant) == tenant.as_ref()) else {
             // This node may be taking it over.
@@ -140,18 +106,6 @@ pub async fn forward(
         }
     }
     Ok(next.run(request).await)
-}
-
-/// Returns the node of a run that was not destroyed, if it is another one.
-async fn looked_up(cluster: &Cluster, id: &RunId, lookup: Option<OwnerLookup>) -> FoundOwner {
-    let task = lookup
-        .and_then(|OwnerLookup(task)| task.lock().unwrap_or_else(PoisonError::into_inner).take());
-    match task {
-        Some(task) => {
-            task.await.map_err(|error| ApiError::internal("cannot find the run", error))?
-        }
-        None => owner_elsewhere(cluster, id).await,
-    }
 }
 
 /// Returns the node of a run, if it is another one, for a request to a port of the run by a URL
@@ -227,12 +181,6 @@ async fn adopted_or(app: &App, id: &RunId, owner: RunOwner) -> Result<Option<Run
     }
     // Another node may have taken it over meanwhile.
     owner_elsewhere(cluster, id).await
-}
-
-/// Returns the node of a run that was not destroyed, if it is another one.
-async fn owner_elsewhere(cluster: &Cluster, id: &RunId) -> Result<Option<RunOwner>, ApiError> {
-    let owner = cluster.database.run_owner(id).await?;
-    Ok(owner.filter(|owner| owner.node != cluster.node.as_str()))
 }
 
 /// Forwards a request to the node of a run.
@@ -313,6 +261,9 @@ async fn create(
     };
     let (mut excluded, mut refused, mut lacks_image) = (Vec::new(), None, false);
     for _ in 0..MAX_CREATE_ATTEMPTS {
+        if refused.is_some() {
+            cluster.reread_nodes().await;
+        }
         let Some(node) = cluster.place(&needs, &excluded) else { break };
         let mut again = Request::builder().method(Method::POST).uri(parts.uri.clone());
         if let Some(headers) = again.headers_mut() {
@@ -346,7 +297,6 @@ async fn create(
         }
         tracing::debug!(node = node.id, %status, "a node refused a run");
         excluded.push(node.id);
-        cluster.reread_nodes().await;
     }
     // Without a suitable node, this one says what is missing.
     match refused {

@@ -74,10 +74,8 @@ pub fn service(app: &App) -> Router {
     let operations = Operations::of(&document());
     let known = middleware::from_fn_with_state(operations, operations::check);
     let elsewhere = middleware::from_fn_with_state(app.clone(), elsewhere::forward);
-    // Before the key, so that both are looked up at the same time.
-    let owner = middleware::from_fn_with_state(app.clone(), elsewhere::look_up_owner);
     let keyed = keyed().route_layer(known).merge(proxied());
-    let keyed = keyed.route_layer(elsewhere).route_layer(key).route_layer(owner);
+    let keyed = keyed.route_layer(elsewhere).route_layer(key);
     let (router, _) = open().merge(keyed).split_for_parts();
     router
         .route("/sb/{*place}", any(proxy::anonymous))

@@ -67,8 +67,8 @@ pub struct AuditLog {
     run: RunId,
     store: Store,
     secret: Secret,
-    /// The last entry; `None` if it has to be read, since it is not known whether an entry was
-    /// written.
+    /// The last entry; `None` if it has to be read: of an earlier server process, or since it is
+    /// not known whether an entry was written.
     end: Arc<Mutex<Option<LogState>>>,
 }
 
@@ -78,9 +78,8 @@ impl AuditLog {
     }
 
     /// Opens the log of a run that an earlier server process created.
-    pub async fn reopen(run: RunId, store: Store, secret: Secret) -> Result<Self, StoreError> {
-        let end = Arc::new(Mutex::new(Some(store.audit_end(&run).await?)));
-        Ok(Self { run, store, secret, end })
+    pub fn reopen(run: RunId, store: Store, secret: Secret) -> Self {
+        Self { run, store, secret, end: Arc::default() }
     }
 
     /// Appends an entry. Runs to completion even if the caller drops the future, so
@@ -99,8 +98,8 @@ impl AuditLog {
         self.append_entry(event, data, OUTCOME_TIMEOUT, false).await
     }
 
-    /// Appends the last entry of the log. After an attempt whose outcome is not known, this
-    /// can be called again, and writes it once.
+    /// Appends the last entry of the log. This can be called again, also by a later server
+    /// process, and writes it once.
     pub async fn finish(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
         self.append_entry(event, data, Duration::ZERO, true).await
     }
@@ -143,7 +142,8 @@ impl AuditLog {
                     break;
                 }
             }
-            *end = Some(next);
+            // A last one is looked for before it is written again.
+            *end = (!is_last).then_some(next);
             Ok(())
         });
         task.await.unwrap_or(Err(StoreError::Closed))
@@ -306,7 +306,7 @@ mod tests {
         let run = RunId::random().unwrap();
         let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
         log.append(Event::Created, json!({"image": "host"})).await.unwrap();
-        let log = AuditLog::reopen(run.clone(), store.clone(), secret.clone()).await.unwrap();
+        let log = AuditLog::reopen(run.clone(), store.clone(), secret.clone());
         log.append(Event::ExecStart, json!({"command": "ls \u{1f600}\n"})).await.unwrap();
         log.append(Event::Destroyed, json!({})).await.unwrap();
         let rows = store.audit(&run, 0, 10).await.unwrap();
@@ -317,6 +317,24 @@ mod tests {
         let mut verifier = Verifier::new(secret.clone());
         rows.iter().try_for_each(|row| verifier.check(row))?;
         verifier.check_complete(&rows[0].run_id)
+    }
+
+    /// A destruction whose end could not be recorded is repeated, also after a crash.
+    #[tokio::test]
+    async fn the_last_entry_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
+        let run = RunId::random().unwrap();
+        let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
+        log.append(Event::Created, ()).await.unwrap();
+        log.finish(Event::Destroyed, 1).await.unwrap();
+        log.finish(Event::Destroyed, 2).await.unwrap();
+        let reopened = AuditLog::reopen(run.clone(), store.clone(), secret.clone());
+        reopened.finish(Event::Destroyed, 3).await.unwrap();
+        let rows = store.audit(&run, 0, 10).await.unwrap();
+        assert_eq!(rows.len(), 2);
+        verify(&secret, &rows).unwrap();
     }
 
     #[tokio::test]

@@ -156,6 +156,17 @@ impl Postgres {
         column(row, "result")
     }
 
+    /// Reports whether it is the turn of this node to do what one node at a time does. It is
+    /// not, for any node, for this time afterwards. `column` of the row of the cluster has when
+    /// a node last took its turn.
+    async fn take_turn(&self, column: &str, pause: Duration) -> Result<bool, StoreError> {
+        let statement = format!(
+            "UPDATE cluster SET {column} = now()
+             WHERE {column} < now() - make_interval(secs => $1) RETURNING TRUE"
+        );
+        Ok(!self.query(&statement, params![pause.as_secs_f64()]).await?.is_empty())
+    }
+
     /// Changes a run of this node. Fails if the run belongs to another node by now.
     async fn change_run(&self, change: &str, params: SqlParams) -> Result<i64, StoreError> {
         self.change(change, params).await?.ok_or(StoreError::Moved)

@@ -61,13 +61,7 @@ impl Postgres {
 
     /// Returns the copy of an image in the object store.
     pub async fn image_copy(&self, digest: &str) -> Result<Option<TreeId>, StoreError> {
-        let found = self
-            .query_opt(
-                "SELECT tree FROM image_copies WHERE digest = $1",
-                params![digest.to_owned()],
-            )
-            .await?;
-        found.map(|row| parsed(&row, "tree", |text| text.parse().ok())).transpose()
+        self.tree("SELECT tree FROM image_copies WHERE digest = $1", digest).await
     }
 
     /// Returns the digest of the image that a node has under this reference, and its copy in the

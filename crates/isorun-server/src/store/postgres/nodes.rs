@@ -298,14 +298,7 @@ impl Postgres {
     /// Reports whether it is the turn of this node to record lost runs. It is not, for any node,
     /// for most of this time afterwards.
     pub async fn take_loss_turn(&self, time: Duration) -> Result<bool, StoreError> {
-        let taken = self
-            .query(
-                "UPDATE cluster SET losses_recorded_at = now()
-                 WHERE losses_recorded_at < now() - make_interval(secs => $1) RETURNING TRUE",
-                params![time.mul_f64(0.9).as_secs_f64()],
-            )
-            .await?;
-        Ok(!taken.is_empty())
+        self.take_turn("losses_recorded_at", time.mul_f64(0.9)).await
     }
 
     /// Returns up to `limit` runs of dead nodes that have lost their sandbox and are not

@@ -197,15 +197,7 @@ impl RunTable for Postgres {
 
     async fn take_history_turn(&self, interval: Duration) -> Result<bool, StoreError> {
         // Less than the interval, or the only node would miss a turn if its clock was faster.
-        let pause = interval.mul_f64(0.9).as_secs_f64();
-        let taken = self
-            .query(
-                "UPDATE cluster SET history_deleted_at = now()
-                 WHERE history_deleted_at < now() - make_interval(secs => $1) RETURNING TRUE",
-                params![pause],
-            )
-            .await?;
-        Ok(!taken.is_empty())
+        self.take_turn("history_deleted_at", interval.mul_f64(0.9)).await
     }
 
     async fn delete_runs_before(&self, time: i64, limit: u32) -> Result<usize, StoreError> {

@@ -1,15 +1,15 @@
 //! The checkpoints in the object store, which are its trees: of hibernated runs and of
 //! snapshots; and taking over the hibernated runs of other nodes.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use isorun_api::RunId;
 use isorun_blobs::TreeId;
 
 use super::{super::StoreError, Postgres, column, int, number, params, parsed};
 
-/// The time between two collections of garbage, of all nodes together, in seconds.
-const COLLECTION_INTERVAL_SECS: f64 = 3600.0;
+/// The time between two collections of garbage, of all nodes together.
+const COLLECTION_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What a node copies from its disk to the object store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,23 +83,22 @@ impl Postgres {
 
     /// Returns the tree of a run's latest checkpoint, if it is in the object store.
     pub async fn run_tree(&self, id: &RunId) -> Result<Option<TreeId>, StoreError> {
-        let found = self
-            .query_opt(
-                "SELECT tree FROM runs WHERE id = $1 AND tree_generation = generation",
-                params![id.to_string()],
-            )
-            .await?;
-        found.map(|row| parsed(&row, "tree", |text| text.parse().ok())).transpose()
+        let statement = "SELECT tree FROM runs WHERE id = $1 AND tree_generation = generation";
+        self.tree(statement, id.as_str()).await
     }
 
     /// Returns the tree of a snapshot, if it is in the object store.
     pub async fn snapshot_tree(&self, id: &str) -> Result<Option<TreeId>, StoreError> {
-        let found = self
-            .query_opt(
-                "SELECT tree FROM snapshots WHERE id = $1 AND tree IS NOT NULL",
-                params![id.to_owned()],
-            )
-            .await?;
+        self.tree("SELECT tree FROM snapshots WHERE id = $1 AND tree IS NOT NULL", id).await
+    }
+
+    /// Returns the tree that a statement selects for an id.
+    pub(super) async fn tree(
+        &self,
+        statement: &str,
+        id: &str,
+    ) -> Result<Option<TreeId>, StoreError> {
+        let found = self.query_opt(statement, params![id.to_owned()]).await?;
         found.map(|row| parsed(&row, "tree", |text| text.parse().ok())).transpose()
     }
 
@@ -125,14 +124,7 @@ impl Postgres {
     /// Reports whether it is the turn of this node to collect garbage. It is not, for any
     /// node, for an hour afterwards.
     pub async fn take_collection_turn(&self) -> Result<bool, StoreError> {
-        let taken = self
-            .query(
-                "UPDATE cluster SET collected_at = now()
-                 WHERE collected_at < now() - make_interval(secs => $1) RETURNING TRUE",
-                params![COLLECTION_INTERVAL_SECS],
-            )
-            .await?;
-        Ok(!taken.is_empty())
+        self.take_turn("collected_at", COLLECTION_INTERVAL).await
     }
 
     /// Returns all trees that the database refers to.
