@@ -32,7 +32,6 @@ pub struct SimulatedNode {
 
 /// A run without a sandbox.
 pub struct SimulatedRun {
-    id: RunId,
     log: AuditLog,
 }
 
@@ -145,12 +144,11 @@ impl SimulatedNode {
         self.store.run_started(&id, 100).await?;
         let log = AuditLog::new(id.clone(), self.store.clone(), self.secret.clone());
         log.append(Event::Created, details).await?;
-        Ok(SimulatedRun { id, log })
+        Ok(SimulatedRun { log })
     }
 
     /// Records the end of a run of this node.
     pub async fn end(&self, run: &SimulatedRun) -> Result<(), StoreError> {
-        run.log.append(Event::Destroyed, json!({ "reason": "destroyed" })).await?;
         let ending = Ending {
             reason: "destroyed".to_owned(),
             destroyed_at: clock::now_ms(),
@@ -158,7 +156,7 @@ impl SimulatedNode {
             mem_peak_bytes: 1 << 28,
             disk_used_bytes: 1 << 20,
         };
-        self.store.end_run(&run.id, ending).await
+        run.log.finish(Event::Destroyed, json!({ "reason": "destroyed" }), ending).await
     }
 }
 

@@ -31,9 +31,9 @@ pub use postgres::{CONNECTIONS_PER_NODE, ClusterSecrets, DatabaseHealth, Postgre
 pub(crate) use postgres::{LostRun, RunOwner, Upload};
 pub use postgres::{NodeReport, NodeRow};
 pub use runs::RunTable;
-#[cfg(test)]
-pub(crate) use runs::sample_run;
 pub(crate) use runs::{Ending, ResourceUsage, RunRow, RunSettings};
+#[cfg(test)]
+pub(crate) use runs::{sample_ending, sample_run};
 pub(crate) use snapshots::SnapshotRow;
 pub use snapshots::SnapshotTable;
 use sqlite::Sqlite;

@@ -10,11 +10,11 @@ use serde_json::json;
 use super::{
     Core,
     error::Error,
-    live_run::{LiveRun, RunState},
+    live_run::{LiveRun, RunState, Unrecorded},
 };
 use crate::{
     clock,
-    store::{Ending, Event},
+    store::{Ending, Event, StoreError},
 };
 
 /// Destroys a run. Concurrent calls return the same result.
@@ -38,7 +38,12 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
     // A fork in progress completes before the original is destroyed.
     let _guard = run.lifecycle_lock.lock().await;
     let final_stats = run.final_stats();
-    run.set_destroyed(why);
+    // A hibernated run is still there after a crash, until its end is recorded: until then no
+    // answer may say that it was destroyed.
+    let is_hibernated = matches!(run.state(), RunState::Hibernated);
+    if !is_hibernated {
+        run.set_destroyed(why);
+    }
     let stats = match final_stats {
         Some(stats) => stats,
         None => match core.engines.destroy(&run.sandbox).await {
@@ -60,8 +65,6 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
         "reason": why, "cpu_ms": outcome.cpu_ms, "mem_peak_bytes": outcome.mem_peak_bytes,
         "disk_used_bytes": outcome.disk_used_bytes, "uptime_ms": outcome.uptime_ms,
     });
-    // If the outcome of a change is not known, all of this is repeated later.
-    run.log.finish(Event::Destroyed, details).await?;
     let ending = Ending {
         reason: why.to_owned(),
         destroyed_at,
@@ -69,7 +72,16 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
         mem_peak_bytes: outcome.mem_peak_bytes,
         disk_used_bytes: outcome.disk_used_bytes,
     };
-    core.store.end_run(&run.id, ending).await?;
+    // If the outcome of this change is not known, all of this is repeated later.
+    if let Err(error) = run.log.finish(Event::Destroyed, details, ending).await {
+        if is_hibernated && error.is_of_cluster() && !matches!(error, StoreError::Moved) {
+            run.set_unrecorded(Some(Unrecorded::End(why.to_owned())));
+        }
+        return Err(error.into());
+    }
+    if is_hibernated {
+        run.set_destroyed(why);
+    }
     // Last, since until it is recorded the run may be what its row says after a crash.
     core.state_dirs.remove_hibernated(&run.id).await;
     core.images.release(run.sandbox.as_str());
@@ -81,10 +93,15 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
     Ok(outcome)
 }
 
-/// Destroys again what was destroyed and may not be recorded, since the database did not respond.
+/// Destroys again the runs whose end may not be recorded, since the database did not respond.
 pub fn complete_destroyed(core: &Arc<Core>) {
     for run in core.runs.list(None) {
-        let RunState::Destroyed(why) = run.state() else { continue };
+        let why = match (run.state(), run.unrecorded()) {
+            (RunState::Destroyed(why), _) | (RunState::Hibernated, Some(Unrecorded::End(why))) => {
+                why
+            }
+            _ => continue,
+        };
         // It may be in progress.
         if run.destroy_outcome.try_lock().is_ok() {
             let core = Arc::clone(core);

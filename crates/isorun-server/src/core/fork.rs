@@ -48,7 +48,7 @@ async fn create_children(
     count: usize,
 ) -> Result<Vec<Arc<LiveRun>>, Error> {
     core.admit_run(&parent.tenant)?;
-    let _change = parent.lifecycle_lock.lock().await;
+    let _change = parent.begin_change().await?;
     let _use = parent.begin()?;
     let reservation = core.runs.reserve(&parent.tenant, count)?;
     let draft = core.state_dirs.draft_dir()?;

@@ -41,7 +41,7 @@ pub async fn hibernate(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error
     let task = core.tasks.spawn({
         let (core, run) = (Arc::clone(core), Arc::clone(run));
         async move {
-            let _change = run.lifecycle_lock.lock().await;
+            let _change = run.begin_change().await?;
             match run.state() {
                 RunState::Hibernated => return Ok(()),
                 RunState::Running => {}
@@ -207,7 +207,7 @@ pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
     let task = core.tasks.spawn({
         let (core, run) = (Arc::clone(core), Arc::clone(run));
         async move {
-            let _change = run.lifecycle_lock.lock().await;
+            let _change = run.begin_change().await?;
             match run.state() {
                 RunState::Running => return Ok(()),
                 RunState::Hibernated => {}
@@ -277,7 +277,8 @@ async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error>
 /// `lifecycle_lock`.
 pub async fn record_hibernated(core: &Core, run: &LiveRun) -> Result<(), Error> {
     let generation = match run.unrecorded() {
-        None => return Ok(()),
+        // Its end is recorded by repeating the destruction.
+        None | Some(Unrecorded::End(_)) => return Ok(()),
         Some(Unrecorded::Resuming) => None,
         Some(Unrecorded::Generation(generation)) => Some(generation),
     };

@@ -120,12 +120,14 @@ pub enum UrlAccess {
 }
 
 /// What may differ in the row of a hibernated run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unrecorded {
     /// Whether it is being resumed.
     Resuming,
     /// The state, and the generation, which is this one.
     Generation(u64),
+    /// That it was destroyed, for this reason.
+    End(String),
 }
 
 /// The state of a run, with the reason if it ended.
@@ -274,7 +276,19 @@ impl LiveRun {
     }
 
     pub fn unrecorded(&self) -> Option<Unrecorded> {
-        *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the `lifecycle_lock` for a change. Fails if its destruction is not completed.
+    pub async fn begin_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        let guard = self.lifecycle_lock.lock().await;
+        match self.unrecorded() {
+            Some(Unrecorded::End(_)) => {
+                let message = format!("{} is being destroyed: try again", self.id);
+                Err(Error::new(ErrorKind::RunBusy, message).after(Duration::from_secs(1)))
+            }
+            _ => Ok(guard),
+        }
     }
 
     /// Returns the resource usage of its earlier sandboxes.

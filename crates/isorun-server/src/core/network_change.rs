@@ -13,7 +13,7 @@ use crate::store::Event;
 /// Checks and applies a change of a run's network.
 pub async fn apply(core: &Core, run: &LiveRun, change: NetworkChange) -> Result<Network, Error> {
     // One change at a time, so that the stored settings are those in effect.
-    let _change = run.lifecycle_lock.lock().await;
+    let _change = run.begin_change().await?;
     let now = run.network();
     let settings = now.with(check_change(&change, &describe(&now))?);
     core.store.set_run_network(&run.id, settings.store(&core.secret)?).await?;

@@ -80,7 +80,6 @@ mod tests {
             let run = crate::store::sample_run("me");
             store.add_run(run.clone()).await.unwrap();
             let log = AuditLog::new(run.id.clone(), store.clone(), secret.clone());
-            log.append(Event::Destroyed, "x".repeat(998)).await.unwrap();
             let ending = Ending {
                 reason: String::new(),
                 destroyed_at: now - days * 86_400_000,
@@ -88,7 +87,7 @@ mod tests {
                 mem_peak_bytes: 0,
                 disk_used_bytes: 0,
             };
-            store.end_run(&run.id, ending).await.unwrap();
+            log.finish(Event::Destroyed, "x".repeat(998), ending).await.unwrap();
             runs.push((days, run.id));
         }
         assert_eq!(store.stored_bytes().await.unwrap()["me"], 6 * 1256);

@@ -33,7 +33,7 @@ pub async fn take(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<SnapshotRow, E
 async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, Error> {
     core.admit(&run.tenant)?;
     let slot = core.accounts.snapshots.take(&run.tenant)?;
-    let _change = run.lifecycle_lock.lock().await;
+    let _change = run.begin_change().await?;
     let started = Instant::now();
     let id = isorun_api::random_snapshot_id()
         .map_err(|error| Error::internal("cannot generate a snapshot id", error))?;

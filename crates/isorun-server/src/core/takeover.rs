@@ -186,7 +186,6 @@ async fn end_unknown(core: &Core, id: &RunId) -> Result<(), Error> {
     }
     let log = AuditLog::reopen(id.clone(), core.store.clone(), core.secret.clone());
     let reason = "its creation failed";
-    log.finish(Event::Destroyed, json!({ "reason": reason })).await?;
     let ending = Ending {
         reason: reason.to_owned(),
         destroyed_at: clock::now_ms(),
@@ -194,7 +193,7 @@ async fn end_unknown(core: &Core, id: &RunId) -> Result<(), Error> {
         mem_peak_bytes: 0,
         disk_used_bytes: 0,
     };
-    Ok(core.store.end_run(id, ending).await?)
+    Ok(log.finish(Event::Destroyed, json!({ "reason": reason }), ending).await?)
 }
 
 /// Removes copies of hibernated runs that are not of this node, after claims whose outcome was

@@ -300,8 +300,8 @@ async fn create(
     }
     // Without a suitable node, this one says what is missing.
     match refused {
-        Some(refused) => refused,
-        None if lacks_image => Err(ApiError::new(
+        // Some have not the image, and the others have refused the run.
+        _ if lacks_image => Err(ApiError::new(
             Code::Unavailable,
             format!(
                 "the servers that have the image {} are full or do not respond: try again later, \
@@ -310,6 +310,7 @@ async fn create(
             ),
         )
         .after(DEAD_NODE_RETRY_DELAY)),
+        Some(refused) => refused,
         None => {
             app.core.require_lease(cluster)?;
             Ok(next.run(Request::from_parts(parts, Body::from(body))).await)

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use isorun_api::{AuditEntry, RunId};
 
-use super::{AuditRow, LogState, Store, StoreError};
+use super::{AuditRow, Ending, LogState, Store, StoreError};
 use crate::{clock, secret::Secret};
 
 /// The time for which the entry of something that has been done is tried again.
@@ -85,7 +85,7 @@ impl AuditLog {
     /// Appends an entry. Runs to completion even if the caller drops the future, so
     /// that the in-memory end of the chain always matches the last written entry.
     pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
-        self.append_entry(event, data, Duration::ZERO, false).await
+        self.append_entry(event, data, Duration::ZERO).await
     }
 
     /// Appends the entry of something that has been done already. While the database of a
@@ -95,13 +95,27 @@ impl AuditLog {
         event: Event,
         data: impl Serialize,
     ) -> Result<(), StoreError> {
-        self.append_entry(event, data, OUTCOME_TIMEOUT, false).await
+        self.append_entry(event, data, OUTCOME_TIMEOUT).await
     }
 
-    /// Appends the last entry of the log. This can be called again, also by a later server
-    /// process, and writes it once.
-    pub async fn finish(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
-        self.append_entry(event, data, Duration::ZERO, true).await
+    /// Records the end of the run, with the last entry of its log. Does nothing if it has ended
+    /// already, so that this can be repeated.
+    pub async fn finish(
+        &self,
+        event: Event,
+        data: impl Serialize,
+        ending: Ending,
+    ) -> Result<(), StoreError> {
+        let data = raw(data);
+        let (run, store) = (self.run.clone(), self.store.clone());
+        let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
+        let task = tokio::spawn(async move {
+            let mut end = end.lock().await;
+            let last = taken_or_read(&mut end, &store, &run).await?;
+            let entry = following_entry(&secret, &run, &last, event, data);
+            store.end_run(&run, ending, entry).await
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
     }
 
     async fn append_entry(
@@ -109,24 +123,13 @@ impl AuditLog {
         event: Event,
         data: impl Serialize,
         retry_for: Duration,
-        is_last: bool,
     ) -> Result<(), StoreError> {
         let data = raw(data);
         let (run, store) = (self.run.clone(), self.store.clone());
         let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
         let task = tokio::spawn(async move {
             let mut end = end.lock().await;
-            let last = match end.take() {
-                Some(last) => last,
-                None => {
-                    let last = store.audit_end(&run).await?;
-                    if is_last && has_entry(&store, &run, last.seq, event).await? {
-                        *end = Some(last);
-                        return Ok(());
-                    }
-                    last
-                }
-            };
+            let last = taken_or_read(&mut end, &store, &run).await?;
             let entry = following_entry(&secret, &run, &last, event, data);
             let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
             let deadline = Instant::now() + retry_for;
@@ -142,18 +145,23 @@ impl AuditLog {
                     break;
                 }
             }
-            // A last one is looked for before it is written again.
-            *end = (!is_last).then_some(next);
+            *end = Some(next);
             Ok(())
         });
         task.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
-/// Reports whether an entry of a log has this event.
-async fn has_entry(store: &Store, run: &RunId, seq: u64, event: Event) -> Result<bool, StoreError> {
-    let found = store.audit(run, seq.saturating_sub(1), 1).await?;
-    Ok(found.iter().any(|row| row.seq == seq && row.event == event.name()))
+/// Takes the end of a log, which is unknown from now on, or reads it.
+async fn taken_or_read(
+    end: &mut Option<LogState>,
+    store: &Store,
+    run: &RunId,
+) -> Result<LogState, StoreError> {
+    match end.take() {
+        Some(last) => Ok(last),
+        None => store.audit_end(run).await,
+    }
 }
 
 impl From<AuditRow> for AuditEntry {
@@ -317,24 +325,6 @@ mod tests {
         let mut verifier = Verifier::new(secret.clone());
         rows.iter().try_for_each(|row| verifier.check(row))?;
         verifier.check_complete(&rows[0].run_id)
-    }
-
-    /// A destruction whose end could not be recorded is repeated, also after a crash.
-    #[tokio::test]
-    async fn the_last_entry_is_written_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let secret = Secret::open(dir.path()).unwrap();
-        let run = RunId::random().unwrap();
-        let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
-        log.append(Event::Created, ()).await.unwrap();
-        log.finish(Event::Destroyed, 1).await.unwrap();
-        log.finish(Event::Destroyed, 2).await.unwrap();
-        let reopened = AuditLog::reopen(run.clone(), store.clone(), secret.clone());
-        reopened.finish(Event::Destroyed, 3).await.unwrap();
-        let rows = store.audit(&run, 0, 10).await.unwrap();
-        assert_eq!(rows.len(), 2);
-        verify(&secret, &rows).unwrap();
     }
 
     #[tokio::test]

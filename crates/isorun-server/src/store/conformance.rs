@@ -7,7 +7,7 @@ use test_support::PostgresServer;
 
 use super::{
     AuditLog, ClusterLimit, Ending, Event, KeyRow, NodeReport, Postgres, ResourceUsage, RunRow,
-    SnapshotRow, Store, StoreError, Upload, Verifier, sample_run,
+    SnapshotRow, Store, StoreError, Upload, Verifier, following_entry, sample_ending, sample_run,
 };
 use crate::secret::Secret;
 
@@ -50,6 +50,7 @@ on_each_database! {
     images_are_recorded_with_the_tenant_that_pulled_them_last
     unusual_texts_are_kept
     concurrent_changes_are_all_kept
+    a_run_ends_once_with_the_last_entry_of_its_log
 }
 
 /// Joins a database as a node.
@@ -64,6 +65,14 @@ pub async fn joined(url: &str, node: &str) -> Postgres {
     };
     database.join(node, &report, std::time::Duration::from_secs(60)).await.unwrap();
     database
+}
+
+/// Ends a run.
+async fn end(store: &Store, id: &RunId, ending: Ending) {
+    let secret = Secret::from_bytes([7; 32]);
+    let log = store.audit_end(id).await.unwrap();
+    let last_entry = following_entry(&secret, id, &log, Event::Destroyed, ());
+    store.end_run(id, ending, last_entry).await.unwrap();
 }
 
 fn row(tenant: &str, status: Status) -> RunRow {
@@ -85,13 +94,33 @@ async fn a_run_is_recorded_from_creation_to_end(store: Store) {
         mem_peak_bytes: 1 << 40,
         disk_used_bytes: 9,
     };
-    store.end_run(&mine.id, ending).await.unwrap();
+    end(&store, &mine.id, ending).await;
     assert_eq!(store.open_runs().await.unwrap().len(), 1);
     let past = store.history("me", None, 10).await.unwrap();
     assert_eq!((past[0].uptime_ms, past[0].mem_peak_bytes), (2_000, 1 << 40));
     assert!(store.history("them", None, 10).await.unwrap().is_empty());
     let usage = store.past_usage("me").await.unwrap();
     assert_eq!((usage.history_sandboxes, usage.cpu_seconds, usage.mem_seconds), (1, 0.5, 2.0));
+}
+
+/// A destruction whose outcome is not known is repeated, also by a later server process.
+async fn a_run_ends_once_with_the_last_entry_of_its_log(store: Store) {
+    let secret = Secret::from_bytes([7; 32]);
+    let run = row("me", Status::Running);
+    store.add_run(run.clone()).await.unwrap();
+    let log = AuditLog::new(run.id.clone(), store.clone(), secret.clone());
+    log.append(Event::Created, 0).await.unwrap();
+    log.finish(Event::Destroyed, 1, sample_ending(1_000)).await.unwrap();
+    log.finish(Event::Destroyed, 2, sample_ending(2_000)).await.unwrap();
+    let reopened = AuditLog::reopen(run.id.clone(), store.clone(), secret.clone());
+    reopened.finish(Event::Destroyed, 3, sample_ending(3_000)).await.unwrap();
+    let entries = store.audit(&run.id, 0, 10).await.unwrap();
+    assert_eq!(entries.iter().map(|entry| &*entry.data).collect::<Vec<_>>(), ["0", "1"]);
+    let mut verifier = Verifier::new(secret);
+    entries.iter().for_each(|entry| verifier.check(entry).unwrap());
+    verifier.check_complete(run.id.as_str()).unwrap();
+    assert_eq!(store.run(&run.id).await.unwrap().unwrap().destroyed_at, Some(1_000));
+    assert_eq!(store.stored_bytes().await.unwrap()["me"], 2 * 257);
 }
 
 async fn ended(store: &Store, tenant: &str, at: i64) -> RunId {
@@ -104,7 +133,7 @@ async fn ended(store: &Store, tenant: &str, at: i64) -> RunId {
         mem_peak_bytes: 0,
         disk_used_bytes: 0,
     };
-    store.end_run(&run.id, ending).await.unwrap();
+    end(store, &run.id, ending).await;
     run.id
 }
 
@@ -139,7 +168,7 @@ async fn history_is_paged_and_deleted_while_usage_is_kept(store: Store) {
         left.iter().map(|run| &run.id).collect::<Vec<_>>(),
         seen[..4].iter().collect::<Vec<_>>()
     );
-    assert_eq!(store.stored_bytes().await.unwrap().get("me"), Some(&0));
+    assert_eq!(store.stored_bytes().await.unwrap().get("me"), Some(&(4 * 260)));
     let after = store.past_usage("me").await.unwrap();
     assert_eq!((after.history_sandboxes, after.cpu_seconds), (10, 20.0));
 }
@@ -306,12 +335,7 @@ async fn concurrent_changes_are_all_kept(store: Store) {
             let log = AuditLog::new(run.id.clone(), store.clone(), secret);
             log.append(Event::Created, number).await.unwrap();
             if number % 2 == 0 {
-                log.append(Event::Destroyed, number).await.unwrap();
-                let (reason, destroyed_at) = ("done".to_owned(), 2_000);
-                let (cpu_ms, mem_peak_bytes, disk_used_bytes) = (10, 0, 0);
-                let ending =
-                    Ending { reason, destroyed_at, cpu_ms, mem_peak_bytes, disk_used_bytes };
-                store.end_run(&run.id, ending).await.unwrap();
+                log.finish(Event::Destroyed, number, sample_ending(2_000)).await.unwrap();
             }
         });
     }
@@ -451,7 +475,7 @@ mod cluster {
         let mut ended = 0;
         for (node, lost) in others.iter().zip(lost) {
             for run in lost {
-                let entry = super::super::following_entry(
+                let entry = following_entry(
                     &secret,
                     &run.id,
                     &run.log,
@@ -508,11 +532,6 @@ mod cluster {
         run.id
     }
 
-    fn ending(destroyed_at: i64) -> Ending {
-        let (reason, cpu_ms) = ("done".to_owned(), 10);
-        Ending { reason, destroyed_at, cpu_ms, mem_peak_bytes: 0, disk_used_bytes: 0 }
-    }
-
     #[tokio::test]
     async fn open_runs_are_counted_through_every_change() {
         let server = PostgresServer::shared();
@@ -533,10 +552,10 @@ mod cluster {
         there.delete_run(&runs[0]).await.unwrap();
         assert_eq!(open().await, [4, 1]);
         here.delete_run(&runs[0]).await.unwrap();
-        here.end_run(&runs[1], ending(2_000)).await.unwrap();
+        end(&here, &runs[1], sample_ending(2_000)).await;
         assert_eq!(open().await, [2, 1]);
         // It ends once, and is deleted from the history.
-        here.end_run(&runs[1], ending(3_000)).await.unwrap();
+        end(&here, &runs[1], sample_ending(3_000)).await;
         assert_eq!(there.delete_runs_before(9_000, 9).await.unwrap(), 1);
         here.set_run_status(&runs[2], Status::Failed).await.unwrap();
         assert_eq!(open().await, [2, 1]);
@@ -566,8 +585,7 @@ mod cluster {
         assert_eq!(open().await, [1, 2]);
         let secret = Secret::from_bytes([7; 32]);
         for lost in two.lost_runs(9).await.unwrap() {
-            let entry =
-                super::super::following_entry(&secret, &lost.id, &lost.log, Event::Lost, ());
+            let entry = following_entry(&secret, &lost.id, &lost.log, Event::Lost, ());
             assert!(two.end_lost_run(&lost, "lost", 9_000, entry).await.unwrap());
         }
         assert_eq!(open().await, [0, 2]);
@@ -588,7 +606,7 @@ mod cluster {
                 let id = added(&store, ["a", "b"][number / 3 % 2], Status::Creating).await;
                 match number % 5 {
                     0 => store.delete_run(&id).await.unwrap(),
-                    1 | 2 => store.end_run(&id, ending(2_000)).await.unwrap(),
+                    1 | 2 => end(&store, &id, sample_ending(2_000)).await,
                     _ => {}
                 }
             });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use isorun_api::{OnIdle, PastRun, RunId, Status, Usage};
 
-use super::StoreError;
+use super::{AuditRow, StoreError};
 use crate::clock;
 
 /// The stored data of a run.
@@ -164,8 +164,14 @@ pub trait RunTable: Send + Sync {
     /// Sets the network settings of a run.
     async fn set_run_network(&self, id: &RunId, network: String) -> Result<(), StoreError>;
 
-    /// Records the end of a run.
-    async fn end_run(&self, id: &RunId, ending: Ending) -> Result<(), StoreError>;
+    /// Records the end of a run together with the last entry of its log. Does nothing if it has
+    /// ended already.
+    async fn end_run(
+        &self,
+        id: &RunId,
+        ending: Ending,
+        last_entry: AuditRow,
+    ) -> Result<(), StoreError>;
 
     /// Returns a run, which may have ended.
     async fn run(&self, id: &RunId) -> Result<Option<RunRow>, StoreError>;
@@ -209,6 +215,13 @@ pub trait RunTable: Send + Sync {
 
     /// Returns the tenants that have destroyed runs.
     async fn tenants_with_history(&self) -> Result<Vec<String>, StoreError>;
+}
+
+/// Returns the end of a run for tests.
+#[cfg(test)]
+pub fn sample_ending(destroyed_at: i64) -> Ending {
+    let (reason, cpu_ms) = ("done".to_owned(), 10);
+    Ending { reason, destroyed_at, cpu_ms, mem_peak_bytes: 0, disk_used_bytes: 0 }
 }
 
 /// Returns a run for tests.

@@ -15,7 +15,7 @@ const ENTRY_OVERHEAD_BYTES: i64 = 256;
 #[async_trait]
 impl AuditTable for Postgres {
     async fn add_audit(&self, entry: AuditRow) -> Result<(), StoreError> {
-        let bytes = int(entry.data.len() as u64).saturating_add(ENTRY_OVERHEAD_BYTES);
+        let bytes = counted_bytes(&entry);
         let added = self
             .changes(
                 "counted AS (
@@ -76,6 +76,11 @@ impl AuditTable for Postgres {
             .await?;
         rows.iter().map(|row| Ok((column(row, "id")?, column(row, "destroyed")?))).collect()
     }
+}
+
+/// Returns the size of an entry as it is counted for the tenant.
+pub(super) fn counted_bytes(entry: &AuditRow) -> i64 {
+    int(entry.data.len() as u64).saturating_add(ENTRY_OVERHEAD_BYTES)
 }
 
 fn read(row: &Row) -> Result<AuditRow, StoreError> {

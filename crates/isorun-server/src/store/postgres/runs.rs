@@ -7,8 +7,8 @@ use isorun_api::{OnIdle, PastRun, RunId, Status, Usage};
 use tokio_postgres::Row;
 
 use super::{
-    super::{Ending, ResourceUsage, RunRow, RunSettings, RunTable, StoreError},
-    Postgres, SqlParams, column, int, number, params, parsed,
+    super::{AuditRow, Ending, ResourceUsage, RunRow, RunSettings, RunTable, StoreError},
+    Postgres, SqlParams, audit, column, int, number, params, parsed,
 };
 use crate::clock;
 
@@ -108,18 +108,45 @@ impl RunTable for Postgres {
         self.update(id, "network = $4", params![network]).await.map(drop)
     }
 
-    async fn end_run(&self, id: &RunId, ending: Ending) -> Result<(), StoreError> {
+    async fn end_run(
+        &self,
+        id: &RunId,
+        ending: Ending,
+        last_entry: AuditRow,
+    ) -> Result<(), StoreError> {
         let values = params![
+            id.to_string(),
             Status::Destroyed.name(),
             ending.destroyed_at,
             ending.reason,
             int(ending.cpu_ms),
             int(ending.mem_peak_bytes),
             int(ending.disk_used_bytes),
+            audit::counted_bytes(&last_entry),
+            int(last_entry.seq),
+            last_entry.ts,
+            last_entry.event,
+            last_entry.data,
+            last_entry.hmac,
         ];
-        let columns = "status = $4, destroyed_at = $5, reason = $6, network = '', \
-                       defaults = '{}', cpu_ms = $7, mem_peak_bytes = $8, disk_used_bytes = $9";
-        self.update(id, columns, values).await.map(drop)
+        let change = "ended AS (
+                 UPDATE runs SET status = $4, destroyed_at = $5, reason = $6, network = '',
+                     defaults = '{}', cpu_ms = $7, mem_peak_bytes = $8, disk_used_bytes = $9,
+                     audit_bytes = audit_bytes + $10
+                 FROM fence
+                 WHERE runs.id = $3 AND runs.node = fence.id AND destroyed_at IS NULL
+                 RETURNING runs.id
+             ), change AS (
+                 INSERT INTO audit (run_id, seq, ts, event, data, hmac)
+                 SELECT ended.id, $11, $12, $13, $14, $15 FROM ended RETURNING seq AS result
+             )";
+        if self.changes(change, values).await?.is_some() {
+            return Ok(());
+        }
+        let (node, _) = self.node()?;
+        let ended = "SELECT FROM runs WHERE id = $1 AND node = $2 AND destroyed_at IS NOT NULL";
+        let found = self.query_opt(ended, params![id.to_string(), node]).await?;
+        found.map(drop).ok_or(StoreError::Moved)
     }
 
     async fn run(&self, id: &RunId) -> Result<Option<RunRow>, StoreError> {

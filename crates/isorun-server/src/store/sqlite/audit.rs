@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use isorun_api::RunId;
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
     super::{AuditRow, AuditTable, LogState, StoreError},
@@ -12,15 +12,7 @@ use super::{
 #[async_trait]
 impl AuditTable for Sqlite {
     async fn add_audit(&self, entry: AuditRow) -> Result<(), StoreError> {
-        self.call(move |connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO audit (run_id, seq, ts, event, data, hmac) VALUES (?, ?, ?, ?, ?, ?)",
-                )?
-                .execute((entry.run_id, entry.seq, entry.ts, entry.event, entry.data, entry.hmac))?;
-            Ok(())
-        })
-        .await
+        self.call(move |connection| insert(connection, entry)).await
     }
 
     async fn audit(
@@ -63,6 +55,15 @@ impl AuditTable for Sqlite {
         })
         .await
     }
+}
+
+pub(super) fn insert(connection: &Connection, entry: AuditRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO audit (run_id, seq, ts, event, data, hmac) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((entry.run_id, entry.seq, entry.ts, entry.event, entry.data, entry.hmac))?;
+    Ok(())
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {

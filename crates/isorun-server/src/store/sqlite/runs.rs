@@ -7,7 +7,7 @@ use isorun_api::{OnIdle, PastRun, RunId, Status, Usage};
 use rusqlite::{OptionalExtension, Row, types::Type};
 
 use super::{
-    super::{Ending, ResourceUsage, RunRow, RunTable, StoreError},
+    super::{AuditRow, Ending, ResourceUsage, RunRow, RunTable, StoreError},
     Sqlite,
 };
 use crate::clock;
@@ -163,14 +163,20 @@ impl RunTable for Sqlite {
         .await
     }
 
-    async fn end_run(&self, id: &RunId, ending: Ending) -> Result<(), StoreError> {
+    async fn end_run(
+        &self,
+        id: &RunId,
+        ending: Ending,
+        last_entry: AuditRow,
+    ) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
-            connection
+            let change = connection.transaction()?;
+            let ended = change
                 .prepare_cached(
                     "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, network = '',
                      defaults = '{}', cpu_ms = ?,
-                     mem_peak_bytes = ?, disk_used_bytes = ? WHERE id = ?",
+                     mem_peak_bytes = ?, disk_used_bytes = ? WHERE id = ? AND destroyed_at IS NULL",
                 )?
                 .execute((
                     Status::Destroyed.name(),
@@ -181,7 +187,10 @@ impl RunTable for Sqlite {
                     ending.disk_used_bytes,
                     id,
                 ))?;
-            Ok(())
+            if ended > 0 {
+                super::audit::insert(&change, last_entry)?;
+            }
+            change.commit()
         })
         .await
     }

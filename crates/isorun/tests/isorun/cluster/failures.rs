@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use test_support::wait::{wait_for, wait_until};
 
 use crate::support::{
-    Server, Tenant,
+    Server, Tenant, answer,
     cluster::{Cluster, interpreter},
     refused,
 };
@@ -100,8 +101,7 @@ async fn sandboxes_go_on_while_the_database_is_away() {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let response =
-        one.request(reqwest::Method::POST, "/v1/runs").json(&interpreter()).send().await.unwrap();
+    let response = one.request(Method::POST, "/v1/runs").json(&interpreter()).send().await.unwrap();
     assert!(response.headers().contains_key("retry-after"));
     cluster.postgres.restart();
     wait_until("the database is used again by both", async || {
@@ -114,6 +114,45 @@ async fn sandboxes_go_on_while_the_database_is_away() {
     wait_until("it still runs", async || two.text(&id, "cat /tmp/alive").await != first).await;
     assert_eq!(one.text(&id, "echo well").await, "well\n");
     assert_logs_hold(&cluster, one).await;
+}
+
+/// A hibernated sandbox is still there after a crash, until its end is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_that_is_not_recorded_denies_nothing() {
+    let mut cluster = Cluster::start(2);
+    let id = cluster.create_on(1, interpreter()).await;
+    let path = format!("/v1/runs/{id}");
+    let destroy = async |by: &Server| answer(by.request(Method::DELETE, &path)).await;
+    cluster.nodes[1].change(&id, "hibernate").await;
+    cluster.postgres.stop();
+    refused(&destroy(&cluster.nodes[1]).await, 503, "unavailable", "does not know whether");
+    let (status, run) = cluster.nodes[1].get(&path).await;
+    assert_eq!((status.as_u16(), &run["status"]), (200, &json!("hibernated")));
+    let mut dead = cluster.nodes.pop().unwrap();
+    dead.signal(Signal::KILL);
+    dead.exited().await;
+    cluster.postgres.restart();
+    let (one, node) = (&cluster.nodes[0], Cluster::id(&dead));
+    wait_until("its lease has expired", async || cluster.list(one).await[&node]["state"] == "down")
+        .await;
+    let back = cluster.node(dead.take_directories(), &[]);
+    assert_eq!(back.change(&id, "resume").await["status"], "running");
+    back.change(&id, "hibernate").await;
+
+    // What was begun is completed when the database is back.
+    cluster.postgres.stop();
+    refused(&destroy(&back).await, 503, "unavailable", "does not know whether");
+    cluster.postgres.restart();
+    let gone = wait_for("it is destroyed", async || {
+        let gone = back.get(&path).await;
+        (gone.0 == 404).then_some(gone)
+    })
+    .await;
+    refused(&gone, 404, "run_destroyed", "a request destroyed it");
+    let log = events(&back, &id).await;
+    let ends = log.iter().filter(|event| *event == "sandbox.destroyed").count();
+    assert!(ends == 1 && log.last().unwrap() == "sandbox.destroyed", "{log:?}");
+    assert_logs_hold(&cluster, &back).await;
 }
 
 /// A node that is suspended longer than its lease finds that it was declared dead: it stops,
