@@ -63,6 +63,7 @@ pub fn everything() -> Result<()> {
     sdk_tests()?;
     notebook_packages()?;
     client_library()?;
+    s3_server()?;
     kubernetes_schemas()?;
     cargo_deny()?;
     debian::image_tools()?;
@@ -448,6 +449,16 @@ pub fn client_library() -> Result<PathBuf> {
         &venv,
         &digest,
     )
+}
+
+/// Installs the S3 server that a test uses.
+pub fn s3_server() -> Result<()> {
+    python_environment(
+        "moto",
+        "crates/isorun-blobs/tests/requirements.txt",
+        "moto, an S3 server that a test uses",
+    )?;
+    Ok(())
 }
 
 /// Installs the validator of CycloneDX. Returns the Python interpreter.

@@ -150,6 +150,7 @@ fn rust(args: &[String]) -> Result<()> {
     setup::python_samples()?;
     setup::javascript_libraries()?;
     setup::client_library()?;
+    setup::s3_server()?;
     debian::image_tools()?;
     debian::postgres()?;
     linux::ensure()?;

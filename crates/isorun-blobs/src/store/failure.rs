@@ -6,7 +6,7 @@ use std::io;
 use http::StatusCode;
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::http::{ErrorResponse, is_temporary};
+use super::http::{ErrorResponse, is_plain_code, is_temporary};
 use crate::error::Error;
 
 /// The reason why an operation on an object failed.
@@ -31,7 +31,11 @@ impl Failure {
         let mut http = None;
         while let Some(cause) = next {
             if let Some(response) = cause.downcast_ref::<ErrorResponse>() {
-                return from_response(what, response);
+                let code = response.code.as_deref().unwrap_or_default();
+                return from_code(&format!("{what}: {response}"), response.status, code);
+            }
+            if let Some(code) = deletion_code(&cause.to_string()) {
+                return from_code(&format!("{what}: code {code}"), deletion_status(code), code);
             }
             if let Some(error) = cause.downcast_ref::<io::Error>()
                 && http.is_none()
@@ -76,14 +80,31 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     innermost.to_string()
 }
 
-fn from_response(what: &str, response: &ErrorResponse) -> Failure {
-    let code = response.code.as_deref().unwrap_or_default();
-    let why = format!("{what}: {response}");
+/// Returns the code of an object that could not be deleted, from the text of an error of the
+/// client: the answer to a request that deletes many objects has a code for each. The rest of the
+/// text is the store's.
+fn deletion_code(text: &str) -> Option<&str> {
+    let text = text.strip_prefix("DeleteObjects request failed")?.strip_suffix(')')?;
+    text.rsplit_once("(code: ").map(|(_, code)| code).filter(|code| is_plain_code(code))
+}
+
+/// Returns the status that a request for one object has with this code.
+fn deletion_status(code: &str) -> StatusCode {
+    match code {
+        "AccessDenied" => StatusCode::FORBIDDEN,
+        "InternalError" => StatusCode::INTERNAL_SERVER_ERROR,
+        "ServiceUnavailable" | "SlowDown" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// Returns the failure that a status and an error code of a store mean.
+fn from_code(why: &str, status: StatusCode, code: &str) -> Failure {
     let denied = |advice: &str| Error::Denied { why: format!("{why}; {advice}") };
     let config = |advice: &str| Error::Config {
         what: format!("the configuration of the object store is wrong: {why}; {advice}"),
     };
-    let error = match (response.status, code) {
+    let error = match (status, code) {
         (_, "NoSuchBucket") => config("create the bucket, or change the URL"),
         (_, "InvalidBucketName") => config("change the name of the bucket in the URL"),
         (_, "ExpiredToken" | "TokenRefreshRequired") => {
@@ -106,7 +127,7 @@ fn from_response(what: &str, response: &ErrorResponse) -> Failure {
         (status, _) if status.is_redirection() => {
             config("set AWS_REGION and AWS_ENDPOINT_URL to those of the bucket")
         }
-        (status, _) => Error::Unavailable { why, retry: is_temporary(status) },
+        (status, _) => Error::Unavailable { why: why.to_owned(), retry: is_temporary(status) },
     };
     error.into()
 }
@@ -125,5 +146,25 @@ fn from_io(what: &str, error: &io::Error) -> Failure {
         }
         .into(),
         _ => Error::Unavailable { why, retry: true }.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_code_of_a_failed_deletion_is_kept() {
+        let text = "DeleteObjects request failed for key a/b: for (code: key) 7 (code: SlowDown)";
+        assert_eq!(deletion_code(text), Some("SlowDown"));
+        for other in [
+            "DeleteObjects request failed for key a/b: Access Denied",
+            "DeleteObjects request failed for key a: b (code: a secret)",
+            "Error performing list request: (code: SlowDown)",
+        ] {
+            assert_eq!(deletion_code(other), None, "{other}");
+        }
+        assert!(is_temporary(deletion_status("SlowDown")));
+        assert!(!is_temporary(deletion_status("AccessDenied")));
     }
 }

@@ -91,8 +91,13 @@ async fn read_code(body: HttpResponseBody) -> Option<String> {
 fn parse_code(document: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(document).ok()?;
     let (code, _) = text.split_once("<Code>")?.1.split_once("</Code>")?;
-    let is_plain = code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
-    (is_plain && (1..=MAX_CODE_BYTES).contains(&code.len())).then(|| code.to_owned())
+    is_plain_code(code).then(|| code.to_owned())
+}
+
+/// Reports whether a text can be an error code, so that it may be shown.
+pub(super) fn is_plain_code(text: &str) -> bool {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+    is_plain && (1..=MAX_CODE_BYTES).contains(&text.len())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod faults;
 mod fixture;
 mod garbage;
 mod integrity;
+mod moto;
 mod secrecy;
 mod server;
 mod trees;
