@@ -155,7 +155,7 @@ impl Core {
             }
             None => None,
         };
-        let accounts = Accounts::new(&config.limits);
+        let accounts = Accounts::new(&config.limits, cluster.is_some());
         let server_limits = &config.limits.server;
         let guard = Arc::new(Guard::new(server_limits, server_limits.descriptors));
         let shared = cluster.as_ref().zip(blobs.as_ref()).map(|(cluster, blobs)| SharedImages {

@@ -40,7 +40,7 @@ pub use peers::Peers;
 pub use proxy::fuzz_urls;
 pub use routes::document;
 
-use self::{auth::Rates, connections::Connections, metrics::RequestMetrics, proxy::PortClient};
+use self::{connections::Connections, metrics::RequestMetrics, proxy::PortClient};
 use crate::core::Core;
 
 /// The shared state of all handlers.
@@ -49,7 +49,6 @@ pub type App = Arc<Http>;
 /// The state of the HTTP API.
 pub struct Http {
     pub core: Arc<Core>,
-    rates: Rates,
     /// The client of the servers in sandboxes, for the URLs of their ports.
     ports: PortClient,
     connections: Arc<Connections>,
@@ -62,7 +61,6 @@ impl Http {
     pub fn new(core: Arc<Core>, peers: Option<Peers>) -> App {
         let limits = &core.config.limits;
         Arc::new(Self {
-            rates: Rates::new(limits.requests),
             ports: PortClient::new(
                 Arc::clone(&core.engines),
                 Arc::clone(&core.runs),

@@ -28,7 +28,7 @@ pub(crate) use audit_log::{AuditLog, Event, following_entry};
 pub use audit_log::{ChainError, Verifier};
 pub use keys::{KeyRow, KeyTable};
 pub use postgres::{CONNECTIONS_PER_NODE, ClusterSecrets, DatabaseHealth, Postgres, PostgresUrl};
-pub(crate) use postgres::{LostRun, RunOwner, Upload};
+pub(crate) use postgres::{LostRun, News, RunOwner, Upload};
 pub use postgres::{NodeReport, NodeRow};
 pub use runs::RunTable;
 pub(crate) use runs::{Ending, ResourceUsage, RunRow, RunSettings};

@@ -3,11 +3,12 @@
 
 pub mod agent_connections;
 pub mod ledger;
+pub mod request_rates;
 mod snapshot_quota;
 
 use std::sync::Arc;
 
-use self::{ledger::Ledger, snapshot_quota::SnapshotQuota};
+use self::{ledger::Ledger, request_rates::RequestRates, snapshot_quota::SnapshotQuota};
 use crate::config::Limits;
 
 /// The maximum number of concurrent requests for the server's metrics. They have a
@@ -16,6 +17,8 @@ const MAX_OPERATOR_REQUESTS: u64 = 32;
 
 /// The accounts of the resources that callers use.
 pub struct Accounts {
+    /// The rates of requests of all keys.
+    pub rates: Arc<RequestRates>,
     /// Requests in flight.
     pub requests: Arc<Ledger>,
     /// Requests for the server's metrics in flight.
@@ -30,10 +33,11 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, in_cluster: bool) -> Self {
         let share = limits.server.tenant_share;
         let requests = u64::try_from(limits.in_flight).unwrap_or(u64::MAX);
         Self {
+            rates: Arc::new(RequestRates::new(limits.requests, in_cluster)),
             requests: Ledger::new("requests in flight", "--max-requests", requests, share),
             operator: Ledger::new(
                 "requests for metrics in flight",

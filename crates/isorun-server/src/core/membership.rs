@@ -11,9 +11,10 @@ use isorun_api::OnIdle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Core, cluster::Cluster, destroy, hibernation, live_run::RunState, snapshots, takeover,
+    Core, accounts::request_rates::TELL_INTERVAL, cluster::Cluster, destroy, hibernation,
+    live_run::RunState, snapshots, takeover,
 };
-use crate::store::StoreError;
+use crate::store::{News, StoreError};
 
 /// The time in which further news are awaited.
 const NEWS_DELAY: Duration = Duration::from_millis(100);
@@ -34,6 +35,7 @@ pub fn follow_cluster(core: &Arc<Core>) {
     if core.cluster.is_some() {
         core.tasks.spawn(follow_others(Arc::downgrade(core), core.stopping.clone()));
         core.tasks.spawn(hear_news(Arc::downgrade(core), core.stopping.clone()));
+        core.tasks.spawn(tell_requests(Arc::downgrade(core), core.stopping.clone()));
     }
 }
 
@@ -113,10 +115,15 @@ async fn hear_news(weak: Weak<Core>, stopping: CancellationToken) {
     loop {
         let Some(core) = weak.upgrade() else { return };
         let Some(cluster) = &core.cluster else { return };
-        let (database, news) = (cluster.database.clone(), Arc::clone(&cluster.news));
+        let (database, changes) = (cluster.database.clone(), Arc::clone(&cluster.news));
+        let rates = Arc::clone(&core.accounts.rates);
         drop(core);
+        let hear = |news| match news {
+            News::Change => changes.notify_one(),
+            News::Requests(requests) => rates.hear(&requests),
+        };
         tokio::select! {
-            heard = database.listen(&news) => if let Err(error) = heard {
+            heard = database.listen(hear) => if let Err(error) = heard {
                 tracing::debug!(%error, "cannot hear the news of the cluster");
             },
             () = stopping.cancelled() => return,
@@ -124,6 +131,26 @@ async fn hear_news(weak: Weak<Core>, stopping: CancellationToken) {
         tokio::select! {
             () = tokio::time::sleep(LISTEN_RETRY_DELAY) => {}
             () = stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Tells the other nodes of the requests of busy keys, until the server stops.
+async fn tell_requests(weak: Weak<Core>, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TELL_INTERVAL) => {}
+            () = stopping.cancelled() => return,
+        }
+        let Some(core) = weak.upgrade() else { return };
+        let Some(cluster) = &core.cluster else { return };
+        let living = cluster.nodes().iter().filter(|node| node.is_alive).count();
+        let requests = core.accounts.rates.advance(living);
+        if !requests.is_empty()
+            && living > 1
+            && let Err(error) = cluster.database.tell_requests(requests).await
+        {
+            tracing::debug!(%error, "cannot tell the other nodes of requests");
         }
     }
 }

@@ -1,14 +1,11 @@
 //! Authentication and rate limits: the bearer key, its tenant, and its request rate.
 
-use std::{num::NonZeroU32, time::Duration};
-
 use axum::{
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, header, request::Parts},
     middleware::Next,
     response::Response,
 };
-use governor::{DefaultKeyedRateLimiter, Quota, clock::Clock as _};
 use isorun_peers::Peer;
 
 use super::{
@@ -63,7 +60,7 @@ pub async fn require_key(
     limits::attribute(&app, request.extensions(), &caller.tenant)?;
     // A request of another node was counted there.
     if request.extensions().get::<Peer>().is_none() {
-        app.rates.check(&caller.key)?;
+        app.core.accounts.rates.check(&caller.key)?;
     }
     let mut request = limits::count_body(&app, request, &caller.tenant)?;
     request.extensions_mut().insert(caller);
@@ -101,34 +98,4 @@ fn key_id(app: &App, headers: &HeaderMap) -> Result<String, ApiError> {
 /// Returns the error for every invalid key: the same, so that it reveals nothing.
 fn invalid_key() -> ApiError {
     ApiError::new(Code::Unauthorized, "the API key is not valid on this server, or was revoked")
-}
-
-/// The request rates of all keys.
-pub struct Rates(DefaultKeyedRateLimiter<String>);
-
-impl Rates {
-    /// Allows the given number of requests per second, and bursts of twice as many.
-    pub fn new(per_second: u32) -> Self {
-        let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
-        let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(1));
-        Self(DefaultKeyedRateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)))
-    }
-
-    fn check(&self, key: &String) -> Result<(), ApiError> {
-        let Err(not_until) = self.0.check_key(key) else { return Ok(()) };
-        let wait = not_until.wait_time_from(self.0.clock().now());
-        Err(ApiError::new(
-            Code::TooManyRequests,
-            "too many requests with this key: wait, then try again",
-        )
-        .after(wait))
-    }
-
-    /// Periodically removes keys without recent requests. Never returns.
-    pub async fn forget_idle(&self) {
-        loop {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            self.0.retain_recent();
-        }
-    }
 }

@@ -78,7 +78,7 @@ impl Listener {
         });
         let rate_cleanup = tokio::spawn({
             let app = app.clone();
-            async move { app.rates.forget_idle().await }
+            async move { app.core.accounts.rates.forget_idle().await }
         });
         let peers = tokio::spawn({
             let (app, finishing) = (app.clone(), finishing.clone());

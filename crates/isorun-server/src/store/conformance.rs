@@ -6,8 +6,9 @@ use serde_json::json;
 use test_support::PostgresServer;
 
 use super::{
-    AuditLog, ClusterLimit, Ending, Event, KeyRow, NodeReport, Postgres, ResourceUsage, RunRow,
-    SnapshotRow, Store, StoreError, Upload, Verifier, following_entry, sample_ending, sample_run,
+    AuditLog, ClusterLimit, Ending, Event, KeyRow, News, NodeReport, Postgres, ResourceUsage,
+    RunRow, SnapshotRow, Store, StoreError, Upload, Verifier, following_entry, sample_ending,
+    sample_run,
 };
 use crate::secret::Secret;
 
@@ -762,28 +763,38 @@ mod cluster {
         let server = PostgresServer::shared();
         let url = server.database();
         let (one, two) = (joined(&url, "node1").await, joined(&url, "node2").await);
-        let heard = std::sync::Arc::new(tokio::sync::Notify::new());
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let listening = tokio::spawn({
-            let (one, heard) = (one.clone(), heard.clone());
-            async move { one.listen(&heard).await }
+            let one = one.clone();
+            async move { one.listen(|news| told.send(news).unwrap()).await }
         });
-        let soon = async || {
-            tokio::time::timeout(Duration::from_secs(30), heard.notified()).await.unwrap();
+        let mut next = async || {
+            tokio::time::timeout(Duration::from_secs(30), heard.recv()).await.unwrap().unwrap()
         };
-        soon().await;
+        assert_eq!(next().await, News::Change);
         two.set_draining("node2", true).await.unwrap();
-        soon().await;
+        assert_eq!(next().await, News::Change);
         let three = joined(&url, "node3").await;
-        soon().await;
+        assert_eq!(next().await, News::Change);
         two.set_draining("node1", true).await.unwrap();
-        soon().await;
+        assert_eq!(next().await, News::Change);
         let run = row("me", Status::Hibernated);
         Store::from(one.clone()).add_run(run.clone()).await.unwrap();
         let tree: isorun_blobs::TreeId = format!("tree{:032}", 1).parse().unwrap();
         let upload = Upload::Run { id: run.id.clone(), generation: 0 };
         assert!(one.record_tree(&upload, tree).await.unwrap());
         assert!(three.claim_run(&run.id, tree).await.unwrap());
-        soon().await;
+        assert_eq!(next().await, News::Change);
+        // What a node tells of its own requests is for the others.
+        one.tell_requests(vec![("mine".to_owned(), 1)]).await.unwrap();
+        let requests = vec![("key \"a\"".to_owned(), u32::MAX), ("b".to_owned(), 1)];
+        two.tell_requests(requests.clone()).await.unwrap();
+        assert_eq!(next().await, News::Requests(requests));
+        // More keys than fit into a notification.
+        let many: Vec<_> = (0..5_000).map(|key| (format!("key{key}"), key)).collect();
+        three.tell_requests(many.clone()).await.unwrap();
+        let News::Requests(some) = next().await else { panic!("no requests") };
+        assert!(some.len() > 300 && many.starts_with(&some), "{}", some.len());
         listening.abort();
     }
 }

@@ -35,6 +35,7 @@ use self::{connect::Connector, keys::KnownKeys};
 pub use self::{
     connect::{CONNECTIONS_PER_NODE, PostgresUrl},
     health::DatabaseHealth,
+    news::News,
     nodes::{LostRun, NodeReport, NodeRow, RunOwner},
     secrets::ClusterSecrets,
     trees::Upload,

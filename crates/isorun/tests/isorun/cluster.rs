@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs};
 use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
-use test_support::wait::wait_until;
+use test_support::wait::{wait_for, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -342,4 +342,28 @@ async fn the_command_lists_and_checks_the_nodes() {
     for client in &clients {
         assert_eq!(client.get("/v1/runs").await.0, 401);
     }
+}
+
+/// The rate of a key holds for all nodes together: one that gets few requests refuses them, too,
+/// while another admits as many as are allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rate_of_a_key_holds_for_all_nodes() {
+    let cluster = Cluster::start_with(2, &["--rate", "40"]);
+    let tenant = cluster.tenant().await;
+    let [one, two] = cluster.clients(&tenant).try_into().unwrap_or_else(|_| panic!("two nodes"));
+    let busy = tokio::spawn(async move {
+        loop {
+            let _ = one.get("/v1/usage").await;
+        }
+    });
+    let refusal = wait_for("the other node refuses a request", async || {
+        // Much less than the rate.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let answer = two.get("/v1/usage").await;
+        (answer.0 != 200).then_some(answer)
+    })
+    .await;
+    refused(&refusal, 429, "too_many_requests", "too many requests with this key");
+    busy.abort();
+    wait_until("the key is admitted again", async || two.get("/v1/usage").await.0 == 200).await;
 }
