@@ -9,7 +9,7 @@ use isorun_peers::NodeId;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-pub use crate::core::cluster::{Comparison, MAX_CREATE_ATTEMPTS, RENEWALS_PER_LEASE};
+pub use crate::core::cluster::{CANDIDATES, MAX_CREATE_ATTEMPTS, RENEWALS_PER_LEASE};
 use crate::{
     clock,
     core::cluster::{Cluster, Needs},
@@ -107,16 +107,16 @@ impl SimulatedNode {
     }
 
     /// Chooses a node for a new run, by what this one knows. Returns its number.
-    pub fn choose(
+    pub async fn choose(
         &self,
-        comparison: Comparison,
+        candidates: usize,
         mem_mib: u64,
         excluded: &[usize],
         random: impl FnMut(usize) -> usize,
     ) -> Option<usize> {
         let needs = Needs { interpreter: None, mem_bytes: mem_mib << 20, image_nodes: &[] };
         let excluded: Vec<String> = excluded.iter().map(|number| id_of(*number)).collect();
-        let node = self.cluster.place_by(comparison, &needs, &excluded, random)?;
+        let node = self.cluster.place_by(candidates, &needs, &excluded, random).await?;
         number_of(&node.id)
     }
 

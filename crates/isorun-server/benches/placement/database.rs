@@ -7,9 +7,10 @@ use test_support::PostgresServer;
 use crate::row;
 
 /// The statements that are listed, by their beginnings or a part of them; the first that matches.
-const KINDS: [(&str, &str); 15] = [
+const KINDS: [(&str, &str); 16] = [
     ("renew a lease", "UPDATE nodes SET lease_until"),
     ("read the nodes", "SELECT nodes.*"),
+    ("count the runs of nodes", "FROM unnest($1::TEXT[])"),
     ("declare nodes dead", "UPDATE nodes SET state"),
     ("delete unfinished runs", "DELETE FROM runs USING nodes"),
     ("find lost runs", "LEFT JOIN LATERAL"),

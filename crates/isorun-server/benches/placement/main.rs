@@ -29,7 +29,7 @@ use std::{
     time::Instant,
 };
 
-use isorun_server::simulation::Comparison;
+use isorun_server::simulation::CANDIDATES;
 use test_support::PostgresServer;
 
 use self::{
@@ -69,17 +69,13 @@ async fn run(seed: u64, percent: usize, chart: Option<String>) {
     let server = Arc::new(PostgresServer::start_with(&SETTINGS));
     row("seed", &seed.to_string());
     row("nodes", &NODES.to_string());
-    let choices = [
-        ("best of three", Comparison::DEFAULT),
-        ("best of all", Comparison { includes_own: true, candidates: usize::MAX }),
-        ("random", Comparison { includes_own: false, candidates: 1 }),
-    ];
+    let choices = [("best of three", CANDIDATES), ("best of all", usize::MAX), ("random", 1)];
     let mut curves = Vec::new();
-    for (name, comparison) in choices {
+    for (name, candidates) in choices {
         println!("\n## {name}");
-        let is_placement = comparison == Comparison::DEFAULT;
+        let is_placement = candidates == CANDIDATES;
         let statements = Statements::of_new_database(&server);
-        let simulation = Simulation::join(&statements, comparison, seed).await;
+        let simulation = Simulation::join(&statements, candidates, seed).await;
         if is_placement {
             database_alone(&simulation, &statements).await;
         }

@@ -205,9 +205,9 @@ async fn create_run(simulation: &Simulation, create: Create, outcomes: &Mutex<Ou
     let mut excluded = Vec::new();
     let mut short_of_memory = 0;
     for attempt in 0..MAX_CREATE_ATTEMPTS {
-        let chosen =
-            simulation.nodes[entry]
-                .choose(simulation.comparison, 1024, &excluded, |below| random.below(below));
+        let chosen = simulation.nodes[entry]
+            .choose(simulation.candidates, 1024, &excluded, |below| random.below(below))
+            .await;
         let Some(node) = chosen else { break };
         let machine = &simulation.machines[node];
         if machine.is_dead() {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use isorun_server::{
-    simulation::{Comparison, RENEWALS_PER_LEASE, SimulatedNode, SimulatedRun, number_of},
+    simulation::{RENEWALS_PER_LEASE, SimulatedNode, SimulatedRun, number_of},
     store::{ClusterLimit, StoreError},
 };
 use tokio::task::JoinSet;
@@ -38,7 +38,7 @@ pub const SATURATION_TIME: Duration = Duration::from_secs(4);
 pub struct Simulation {
     pub nodes: Vec<SimulatedNode>,
     pub machines: Vec<Machine>,
-    pub comparison: Comparison,
+    pub candidates: usize,
     pub seed: u64,
     open: Mutex<Vec<OpenRun>>,
     /// Losses that were recorded, and the time of the last.
@@ -64,7 +64,7 @@ pub struct Saturation {
 }
 
 impl Simulation {
-    pub async fn join(statements: &Statements, comparison: Comparison, seed: u64) -> Arc<Self> {
+    pub async fn join(statements: &Statements, candidates: usize, seed: u64) -> Arc<Self> {
         let mut random = Random::new(seed);
         let machines: Vec<Machine> = (0..NODES).map(|_| Machine::random(&mut random)).collect();
         let url = statements.url.parse().unwrap();
@@ -85,7 +85,7 @@ impl Simulation {
         Arc::new(Self {
             nodes,
             machines,
-            comparison,
+            candidates,
             seed,
             open: Mutex::default(),
             lost: Mutex::default(),

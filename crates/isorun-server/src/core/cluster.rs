@@ -24,7 +24,7 @@ mod survey;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -33,10 +33,10 @@ use isorun_interpreter::InterpreterImage;
 use isorun_peers::NodeId;
 use tokio::{sync::Notify, time::timeout};
 
-use self::placement::choose;
+use self::placement::Known;
 pub use self::{
     member::{Member, open_database},
-    placement::{Comparison, MAX_CREATE_ATTEMPTS, Needs},
+    placement::{CANDIDATES, MAX_CREATE_ATTEMPTS, Needs},
     report::measure,
 };
 use super::images::HOST;
@@ -47,6 +47,9 @@ pub const RENEWALS_PER_LEASE: u32 = 5;
 
 /// The least time between two reads of the nodes after refusals.
 const REREAD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often nodes are drawn for a run until one of them has room.
+const MAX_DRAWS: usize = 3;
 
 /// A server's membership in a cluster.
 pub struct Cluster {
@@ -59,8 +62,9 @@ pub struct Cluster {
     nodes: RwLock<Vec<NodeRow>>,
     /// When they were read after a refusal. Held meanwhile.
     reread: tokio::sync::Mutex<Option<Instant>>,
-    /// The runs that this node has placed since then, by node.
-    placed: Mutex<HashMap<String, u64>>,
+    /// The open runs of nodes as they were read later, with those that this node has placed
+    /// there since.
+    runs: Mutex<HashMap<String, u64>>,
     /// Woken when something has changed in the cluster.
     pub news: Arc<Notify>,
     /// Held during a renewal. True after this node has left.
@@ -88,7 +92,7 @@ impl Cluster {
             state: RwLock::new(state),
             nodes: RwLock::default(),
             reread: tokio::sync::Mutex::default(),
-            placed: Mutex::default(),
+            runs: Mutex::default(),
             news: Arc::default(),
             left: tokio::sync::Mutex::default(),
         }
@@ -115,7 +119,11 @@ impl Cluster {
     /// Sets what the nodes have reported.
     pub fn set_nodes(&self, nodes: Vec<NodeRow>) {
         *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
-        self.placed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.runs().clear();
+    }
+
+    fn runs(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports whether the lease is valid: only then this node may change its runs.
@@ -198,29 +206,65 @@ impl Cluster {
     }
 
     /// Chooses a node for a new run, among those that are not excluded.
-    pub fn place(&self, needs: &Needs<'_>, excluded: &[String]) -> Option<NodeRow> {
+    pub async fn place(&self, needs: &Needs<'_>, excluded: &[String]) -> Option<NodeRow> {
         let random = |below: usize| {
             let mut bytes = [0; 8];
             // Without random numbers the first nodes are compared.
             let _ = getrandom::fill(&mut bytes);
             usize::try_from(u64::from_ne_bytes(bytes) % below.max(1) as u64).unwrap_or(0)
         };
-        self.place_by(Comparison::DEFAULT, needs, excluded, random)
+        self.place_by(CANDIDATES, needs, excluded, random).await
     }
 
-    /// Chooses a node as [`Self::place`] does. `random` returns a number below its argument.
-    pub fn place_by(
+    /// Chooses a node as [`Self::place`] does, the best of `count` nodes. `random` returns a number
+    /// below its argument.
+    pub async fn place_by(
         &self,
-        comparison: Comparison,
+        count: usize,
+        needs: &Needs<'_>,
+        excluded: &[String],
+        mut random: impl FnMut(usize) -> usize,
+    ) -> Option<NodeRow> {
+        for _ in 0..MAX_DRAWS {
+            let drawn = self.draw(count, needs, excluded, &mut random);
+            if drawn.is_empty() {
+                return None;
+            }
+            // Between two renewals others have placed runs there, too. One node needs no
+            // comparison.
+            if drawn.len() > 1 {
+                match self.database.open_runs_of(&drawn).await {
+                    Ok(runs) => self.runs().extend(runs),
+                    Err(error) => tracing::warn!(%error, "cannot read the runs of nodes"),
+                }
+            }
+            if let Some(chosen) = self.best_of(&drawn, needs) {
+                return Some(chosen);
+            }
+        }
+        None
+    }
+
+    fn draw(
+        &self,
+        count: usize,
         needs: &Needs<'_>,
         excluded: &[String],
         random: impl FnMut(usize) -> usize,
-    ) -> Option<NodeRow> {
+    ) -> Vec<String> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = self.node.as_str();
-        let chosen = choose(&nodes, own, comparison, needs, excluded, &placed, random)?.clone();
-        *placed.entry(chosen.id.clone()).or_default() += 1;
-        Some(chosen)
+        let known = Known { nodes: &nodes, runs: &self.runs(), own: self.node.as_str() };
+        let drawn = placement::draw(known, count, needs, excluded, random);
+        drawn.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Returns the best of some nodes, and counts a run that is placed there.
+    fn best_of(&self, drawn: &[String], needs: &Needs<'_>) -> Option<NodeRow> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = self.runs();
+        let known = Known { nodes: &nodes, runs: &runs, own: self.node.as_str() };
+        let best = placement::best_of(known, drawn, needs)?.clone();
+        *runs.entry(best.id.clone()).or_insert(best.runs) += 1;
+        Some(best)
     }
 }

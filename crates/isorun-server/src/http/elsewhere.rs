@@ -264,7 +264,7 @@ async fn create(
         if refused.is_some() {
             cluster.reread_nodes().await;
         }
-        let Some(node) = cluster.place(&needs, &excluded) else { break };
+        let Some(node) = cluster.place(&needs, &excluded).await else { break };
         let mut again = Request::builder().method(Method::POST).uri(parts.uri.clone());
         if let Some(headers) = again.headers_mut() {
             headers.clone_from(&parts.headers);

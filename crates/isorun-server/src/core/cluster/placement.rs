@@ -1,6 +1,6 @@
-//! The choice of a node for a new run: the better of a few that are drawn at random. It needs
+//! The choice of a node for a new run: the best of a few that are drawn at random. It needs
 //! no agreement between nodes, and does not send a burst of runs to the one node that looked
-//! best to all of them.
+//! best to all of them. The runs of the few are read again before they are compared.
 
 use std::collections::HashMap;
 
@@ -18,20 +18,9 @@ const FORWARDING_COST: u64 = 100;
 /// an image takes longer than anything else.
 const IMAGE_COST: u64 = 1000;
 
-/// The nodes that are compared for a new run. Others than the default are for comparisons in the
-/// benchmark `placement`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Comparison {
-    /// The node that chooses is one of them.
-    pub includes_own: bool,
-    /// Their number; those beside the own node are drawn at random.
-    pub candidates: usize,
-}
-
-impl Comparison {
-    /// The nodes that servers compare.
-    pub const DEFAULT: Self = Self { includes_own: true, candidates: 3 };
-}
+/// The number of nodes that are compared for a new run, of each kind: those that have its image,
+/// and others.
+pub const CANDIDATES: usize = 3;
 
 /// What a run needs of its node.
 #[derive(Clone, Copy, Debug)]
@@ -44,56 +33,79 @@ pub struct Needs<'a> {
     pub image_nodes: &'a [String],
 }
 
-/// Chooses a node for a new run. `own` is this node. `placed` has the runs that were placed since
-/// the nodes reported, and `random` returns a number below its argument.
-pub fn choose<'a>(
-    nodes: &'a [NodeRow],
-    own: &str,
-    comparison: Comparison,
+/// What is known of the nodes of a cluster.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    pub nodes: &'a [NodeRow],
+    /// The open runs of some nodes, where they are known better than in `nodes`.
+    pub runs: &'a HashMap<String, u64>,
+    /// The node that chooses.
+    pub own: &'a str,
+}
+
+/// Draws the nodes that are compared for a new run, among those that are not excluded: up to
+/// `count` that have its image, and others. `random` returns a number below its argument.
+///
+/// The node that chooses is one of them only if it is drawn. Otherwise it would have more than its
+/// part of the runs, and small nodes be used more than large ones.
+pub fn draw<'a>(
+    known: Known<'a>,
+    count: usize,
     needs: &Needs<'_>,
     excluded: &[String],
-    placed: &HashMap<String, u64>,
     mut random: impl FnMut(usize) -> usize,
-) -> Option<&'a NodeRow> {
-    let mut usable: Vec<ComparedNode<'a>> = nodes
-        .iter()
-        .filter(|node| node.is_alive && !node.is_draining && !excluded.contains(&node.id))
-        .filter(|node| match needs.interpreter {
-            None => node.report.has_linux,
-            Some(image) => node.report.interpreters.iter().any(|offered| offered == image),
-        })
-        .map(|node| {
-            let pending = placed.get(&node.id).copied().unwrap_or(0);
-            let free_runs = node.report.max_sandboxes.saturating_sub(node.runs + pending);
-            let has_image = needs.image_nodes.contains(&node.id);
-            ComparedNode { node, pending, free_runs, has_image }
-        })
-        .filter(|candidate| candidate.free_runs > 0)
-        .collect();
+) -> Vec<&'a str> {
+    let usable = known.nodes.iter().filter(|node| !excluded.contains(&node.id));
+    let usable = usable.filter_map(|node| compared(known, node, needs));
+    let (with_image, others) = usable.partition(|candidate| candidate.has_image);
     let mut candidates = Vec::new();
-    if comparison.includes_own
-        && let Some(at) = usable.iter().position(|candidate| candidate.node.id == own)
-    {
-        candidates.push(usable.swap_remove(at));
-    }
-    let wanted = comparison.candidates.saturating_sub(candidates.len());
-    let (with_image, others) = usable.into_iter().partition(|candidate| candidate.has_image);
     // Both kinds are compared, so that a few nodes with the image are not filled up.
     for drawn_from in [with_image, others] {
-        draw(drawn_from, wanted, &mut candidates, &mut random);
+        draw_some(drawn_from, count, &mut candidates, &mut random);
     }
-    let best = candidates.into_iter().max_by_key(|candidate| {
-        let own_bonus = if candidate.node.id == own { FORWARDING_COST } else { 0 };
+    candidates.into_iter().map(|candidate| &*candidate.node.id).collect()
+}
+
+/// Returns the best of the nodes that were drawn; `None` if none of them can have the run.
+pub fn best_of<'a>(
+    known: Known<'a>,
+    drawn: &[impl AsRef<str>],
+    needs: &Needs<'_>,
+) -> Option<&'a NodeRow> {
+    // In the order in which they were drawn, so that of equal ones each is as likely.
+    let candidates =
+        drawn.iter().filter_map(|id| known.nodes.iter().find(|node| node.id == id.as_ref()));
+    let best = candidates.filter_map(|node| compared(known, node, needs)).max_by_key(|candidate| {
+        let own_bonus = if candidate.node.id == known.own { FORWARDING_COST } else { 0 };
         let image_bonus = if candidate.has_image { IMAGE_COST } else { 0 };
         score(candidate, needs) + own_bonus + image_bonus
     });
     Some(best?.node)
 }
 
+/// Returns what a node is compared by; `None` if it cannot have the run.
+fn compared<'a>(
+    known: Known<'a>,
+    node: &'a NodeRow,
+    needs: &Needs<'_>,
+) -> Option<ComparedNode<'a>> {
+    let has_engine = match needs.interpreter {
+        None => node.report.has_linux,
+        Some(image) => node.report.interpreters.iter().any(|offered| offered == image),
+    };
+    if !node.is_alive || node.is_draining || !has_engine {
+        return None;
+    }
+    let runs = known.runs.get(&node.id).copied().unwrap_or(node.runs);
+    let free_runs = node.report.max_sandboxes.checked_sub(runs).filter(|free| *free > 0)?;
+    let has_image = needs.image_nodes.contains(&node.id);
+    Some(ComparedNode { node, pending: runs.saturating_sub(node.runs), free_runs, has_image })
+}
+
 /// A node that could be chosen.
 struct ComparedNode<'a> {
     node: &'a NodeRow,
-    /// The runs that were placed on it since it reported.
+    /// The runs that it has more than when it reported.
     pending: u64,
     /// The runs that it can still have.
     free_runs: u64,
@@ -103,7 +115,7 @@ struct ComparedNode<'a> {
 /// Moves up to `count` nodes to `candidates`. Each run that a node can still have is drawn with
 /// the same probability. Otherwise small nodes would be compared, and chosen, as often as large
 /// ones.
-fn draw<'a>(
+fn draw_some<'a>(
     mut nodes: Vec<ComparedNode<'a>>,
     count: usize,
     candidates: &mut Vec<ComparedNode<'a>>,
@@ -133,9 +145,9 @@ fn score(candidate: &ComparedNode<'_>, needs: &Needs<'_>) -> u64 {
     let memory = permille(free, report.mem_bytes);
     let busy = report.busy_cpus_permille.saturating_add(pending.saturating_mul(500));
     let cpu = 1000_u64.saturating_sub(busy / report.cpus.max(1));
-    let pool = if report.pooled > pending { 1000 } else { 0 };
+    let pool = if report.pooled > 0 { 1000 } else { 0 };
     // The number of runs is current, while the load average is that of the last minute, and
-    // memory is that of the last report.
+    // memory is that of the last report. A pool is filled again in less time than that.
     let limit = permille(free_runs, report.max_sandboxes);
     memory * 3 / 2 + cpu + pool / 2 + limit * 2
 }
@@ -172,10 +184,22 @@ mod tests {
 
     const LINUX: Needs<'static> = Needs { interpreter: None, mem_bytes: GIB, image_nodes: &[] };
 
-    fn chosen(nodes: &[NodeRow], needs: &Needs<'_>, placed: &[(String, u64)]) -> Option<String> {
-        let placed = placed.iter().cloned().collect();
-        choose(nodes, "node1", Comparison::DEFAULT, needs, &[], &placed, |_| 0)
-            .map(|node| node.id.clone())
+    /// Chooses with these numbers of runs.
+    fn choose_by<'a>(
+        nodes: &'a [NodeRow],
+        own: &'a str,
+        needs: &Needs<'_>,
+        excluded: &[String],
+        runs: &'a HashMap<String, u64>,
+        random: impl FnMut(usize) -> usize,
+    ) -> Option<&'a NodeRow> {
+        let known = Known { nodes, runs, own };
+        best_of(known, &draw(known, CANDIDATES, needs, excluded, random), needs)
+    }
+
+    fn chosen(nodes: &[NodeRow], needs: &Needs<'_>, runs: &[(String, u64)]) -> Option<String> {
+        let runs = runs.iter().cloned().collect();
+        choose_by(nodes, "node1", needs, &[], &runs, |_| 0).map(|node| node.id.clone())
     }
 
     #[test]
@@ -201,21 +225,24 @@ mod tests {
         let other = Needs { interpreter: Some("isola:js"), ..LINUX };
         assert_eq!(chosen(&nodes, &other, &[]), None);
         nodes[1].runs = 60;
-        assert_eq!(chosen(&nodes, &python, &[("node2".to_owned(), 40)]), None);
+        assert_eq!(chosen(&nodes, &python, &[("node2".to_owned(), 100)]), None);
         nodes[0].is_draining = false;
         let excluded = ["node1".to_owned(), "node2".to_owned()];
-        assert!(
-            choose(
-                &nodes,
-                "node1",
-                Comparison::DEFAULT,
-                &python,
-                &excluded,
-                &HashMap::new(),
-                |_| 0
-            )
-            .is_none()
-        );
+        let none = HashMap::new();
+        assert!(choose_by(&nodes, "node1", &python, &excluded, &none, |_| 0).is_none());
+    }
+
+    #[test]
+    fn a_node_that_was_filled_after_it_was_drawn_is_not_chosen() {
+        let nodes = [node("node1", 20), node("node2", 30)];
+        let known = |runs| Known { nodes: &nodes, runs, own: "node1" };
+        let none = HashMap::new();
+        let drawn = draw(known(&none), CANDIDATES, &LINUX, &[], |_| 0);
+        assert_eq!(drawn, ["node1", "node2"]);
+        let runs = HashMap::from([("node2".to_owned(), 100)]);
+        assert_eq!(best_of(known(&runs), &drawn, &LINUX).unwrap().id, "node1");
+        let runs = HashMap::from([("node1".to_owned(), 100), ("node2".to_owned(), 100)]);
+        assert!(best_of(known(&runs), &drawn, &LINUX).is_none());
     }
 
     /// Nodes of different sizes are used to the same part of their limits.
@@ -233,8 +260,8 @@ mod tests {
         // More than a tenth of them would fill the small nodes.
         for at in 0..660 {
             let own = format!("node{}", at % 20);
-            let (compared, placed) = (Comparison::DEFAULT, &HashMap::new());
-            let best = choose(&nodes, &own, compared, &LINUX, &[], placed, &mut random).unwrap();
+            let none = HashMap::new();
+            let best = choose_by(&nodes, &own, &LINUX, &[], &none, &mut random).unwrap();
             let best = best.id.clone();
             nodes.iter_mut().find(|node| node.id == best).unwrap().runs += 1;
         }
@@ -269,9 +296,7 @@ mod tests {
             ((state >> 33) % below as u64) as usize
         };
         for _ in 0..500 {
-            let best =
-                choose(&nodes, "node1", Comparison::DEFAULT, &LINUX, &[], &placed, &mut random)
-                    .unwrap();
+            let best = choose_by(&nodes, "node1", &LINUX, &[], &placed, &mut random).unwrap();
             *placed.entry(best.id.clone()).or_default() += 1;
         }
         assert_eq!(placed.len(), 10);

@@ -170,6 +170,18 @@ impl Postgres {
         rows.iter().map(read).collect()
     }
 
+    /// Returns the numbers of open runs of some nodes.
+    pub async fn open_runs_of(&self, nodes: &[String]) -> Result<Vec<(String, u64)>, StoreError> {
+        let rows = self
+            .query(
+                "SELECT id, COALESCE(open, 0) AS open FROM unnest($1::TEXT[]) AS ids (id)
+                 LEFT JOIN node_runs ON node = id",
+                params![nodes.to_vec()],
+            )
+            .await?;
+        rows.iter().map(|row| Ok((column(row, "id")?, number(row, "open")?))).collect()
+    }
+
     /// Makes a node accept no new runs, or accept them again. Returns false if it does not
     /// exist, is dead or was removed.
     pub async fn set_draining(&self, id: &str, is_draining: bool) -> Result<bool, StoreError> {
