@@ -37,6 +37,9 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
     }
     // A fork in progress completes before the original is destroyed.
     let _guard = run.lifecycle_lock.lock().await;
+    if let (RunState::Moved, Some(error)) = (run.state(), run.not_running_error()) {
+        return Err(error);
+    }
     let final_stats = run.final_stats();
     // A hibernated run is still there after a crash, until its end is recorded: until then no
     // answer may say that it was destroyed.

@@ -142,6 +142,8 @@ pub enum RunState {
     Failed(String, Stats),
     /// The reason.
     Destroyed(String),
+    /// Another node of the cluster has taken it over.
+    Moved,
 }
 
 impl LiveRun {
@@ -250,7 +252,7 @@ impl LiveRun {
     pub fn status(&self) -> Status {
         match *self.state.borrow() {
             RunState::Running | RunState::Hibernating => Status::Running,
-            RunState::Hibernated | RunState::Resuming => Status::Hibernated,
+            RunState::Hibernated | RunState::Resuming | RunState::Moved => Status::Hibernated,
             RunState::Failed(..) => Status::Failed,
             RunState::Destroyed(_) => Status::Destroyed,
         }
@@ -279,16 +281,20 @@ impl LiveRun {
         self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes the `lifecycle_lock` for a change. Fails if its destruction is not completed.
+    /// Takes the `lifecycle_lock` for a change. Fails if it was moved, or if its destruction is
+    /// not completed.
     pub async fn begin_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
         let guard = self.lifecycle_lock.lock().await;
-        match self.unrecorded() {
-            Some(Unrecorded::End(_)) => {
-                let message = format!("{} is being destroyed: try again", self.id);
-                Err(Error::new(ErrorKind::RunBusy, message).after(Duration::from_secs(1)))
-            }
+        match (self.state(), self.unrecorded()) {
+            (RunState::Moved, _) => Err(self.busy_error("moved to another server of the cluster")),
+            (_, Some(Unrecorded::End(_))) => Err(self.busy_error("destroyed")),
             _ => Ok(guard),
         }
+    }
+
+    fn busy_error(&self, change: &str) -> Error {
+        let message = format!("{} is being {change}: try again", self.id);
+        Error::new(ErrorKind::RunBusy, message).after(Duration::from_secs(1))
     }
 
     /// Returns the resource usage of its earlier sandboxes.
@@ -325,11 +331,11 @@ impl LiveRun {
         self.state.borrow().clone()
     }
 
-    /// Changes the state. The caller holds the `lifecycle_lock`. A failed or destroyed run
-    /// keeps its state.
+    /// Changes the state. The caller holds the `lifecycle_lock`. A run that has failed, was
+    /// destroyed or moved keeps its state.
     pub fn set_state(&self, next: RunState) {
         self.state.send_modify(|state| {
-            if !matches!(state, RunState::Failed(..) | RunState::Destroyed(_)) {
+            if !matches!(state, RunState::Failed(..) | RunState::Destroyed(_) | RunState::Moved) {
                 *state = next;
             }
         });
@@ -349,6 +355,12 @@ impl LiveRun {
                 *state = RunState::Failed(why, stats);
             }
         });
+    }
+
+    /// Marks it as moved to another node, which refuses new operations: there they can be
+    /// repeated.
+    pub fn set_moved(&self) {
+        self.state.send_replace(RunState::Moved);
     }
 
     /// Marks it as destroyed, which refuses new operations and notifies all waiters.
@@ -372,6 +384,7 @@ impl LiveRun {
                 ErrorKind::RunDestroyed,
                 format!("{} was destroyed: {why}", self.id),
             )),
+            RunState::Moved => Some(self.busy_error("moved to another server of the cluster")),
         }
     }
 
@@ -520,5 +533,42 @@ pub struct InUse<'run> {
 impl Drop for InUse<'_> {
     fn drop(&mut self) {
         self.activity.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, sample_run};
+
+    fn hibernated(directory: &std::path::Path) -> LiveRun {
+        let (store, secret) = (Store::open(directory).unwrap(), Secret::open(directory).unwrap());
+        let row = RunRow { status: Status::Hibernated, ..sample_run("me") };
+        let sandbox = row.id.as_str().parse().unwrap();
+        let log = AuditLog::new(row.id.clone(), store, secret);
+        LiveRun::new(row, sandbox, log, 1, Settings::default())
+    }
+
+    /// What is answered about a run whose end is not certain must not be that it has ended.
+    #[tokio::test]
+    async fn a_run_that_was_moved_or_may_be_destroyed_is_busy() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = hibernated(directory.path());
+        drop(run.begin_change().await.unwrap());
+        run.set_unrecorded(Some(Unrecorded::End("a request destroyed it".to_owned())));
+        assert_eq!(run.begin_change().await.unwrap_err().kind, ErrorKind::RunBusy);
+        assert_eq!(run.begin().map(drop).unwrap_err().kind, ErrorKind::RunHibernated);
+        assert_eq!(run.status(), Status::Hibernated);
+
+        let run = hibernated(directory.path());
+        run.set_moved();
+        run.set_state(RunState::Running);
+        assert_eq!(run.begin_change().await.unwrap_err().kind, ErrorKind::RunBusy);
+        assert_eq!(run.begin().map(drop).unwrap_err().kind, ErrorKind::RunBusy);
+        assert_eq!(run.status(), Status::Hibernated);
+
+        let run = hibernated(directory.path());
+        run.set_destroyed("a request destroyed it");
+        assert_eq!(run.begin().map(drop).unwrap_err().kind, ErrorKind::RunDestroyed);
     }
 }

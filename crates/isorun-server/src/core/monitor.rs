@@ -44,7 +44,7 @@ async fn monitor(core: Arc<Core>, run: Arc<LiveRun>) {
                 () = core.stopping.cancelled() => return,
             },
             RunState::Failed(why, _) => return expire_failed(&core, &run, &why).await,
-            RunState::Destroyed(_) => return,
+            RunState::Destroyed(_) | RunState::Moved => return,
         }
     }
 }

@@ -223,7 +223,7 @@ async fn forget_moved(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error>
         return Ok(());
     }
     tracing::info!(run = %run.id, "another node has taken over a hibernated run");
-    run.set_destroyed("it was moved to another server of the cluster");
+    run.set_moved();
     core.runs.remove(&run.id);
     core.runs.release_slot(&run.tenant);
     core.state_dirs.remove_hibernated(&run.id).await;
