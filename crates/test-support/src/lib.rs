@@ -1,6 +1,6 @@
 //! What several tests and benchmarks of Linux sandboxes need: addresses, a resolver and
-//! certificates of a network without the Internet; a PostgreSQL server; processes and mounts that end with their
-//! test; waiting for events; and turns of tests that use all CPUs.
+//! certificates of a network without the Internet; a PostgreSQL server; ports; processes and
+//! mounts that end with their test; waiting for events; and turns of tests that use all CPUs.
 //!
 //! Nothing here depends on another crate of the workspace.
 
@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod loopback;
 pub mod mounts;
+pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod remains;

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -15,6 +14,8 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+use crate::ports;
 
 /// The unprivileged user that the server runs as if the test runs as root, which PostgreSQL
 /// refuses.
@@ -69,9 +70,7 @@ impl PostgresServer {
             .output()
             .expect("PostgreSQL is installed by `cargo xtask test`");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port();
-        drop(socket);
+        let port = ports::reserved();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let (databases, running) = (AtomicU32::new(0), Mutex::default());
         let server = Self { port, dir, settings, databases, running };

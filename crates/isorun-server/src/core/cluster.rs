@@ -235,7 +235,7 @@ impl Cluster {
             if drawn.len() > 1 {
                 match self.database.open_runs_of(&drawn).await {
                     Ok(runs) => self.runs().extend(runs),
-                    Err(error) => tracing::warn!(%error, "cannot read the runs of nodes"),
+                    Err(error) => tracing::debug!(%error, "cannot read the runs of nodes"),
                 }
             }
             if let Some(chosen) = self.best_of(&drawn, needs) {

@@ -1,7 +1,6 @@
 //! A cluster of three nodes in which every link can fail, and every node can be killed.
 
 use std::{
-    net::TcpListener,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -9,7 +8,7 @@ use std::{
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use test_support::{PostgresServer, Tmpfs, process::command_lines_with, wait::wait_until};
+use test_support::{PostgresServer, Tmpfs, ports, process::command_lines_with, wait::wait_until};
 
 use super::{
     links::{Link, LinkState},
@@ -77,9 +76,7 @@ impl Fleet {
                 NODE_WITH_SMALL_DISK => tempfile::tempdir_in(fleet.disk.path()).unwrap(),
                 _ => tempfile::tempdir().unwrap(),
             };
-            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-            let peer_port = socket.local_addr().unwrap().port();
-            drop(socket);
+            let peer_port = ports::reserved();
             let mut node = Node {
                 database: Link::start(fleet.postgres.port()).await,
                 peers: Link::start(peer_port).await,
