@@ -1,7 +1,16 @@
-//! The sizes of buffers of HTTP/2 connections, which are the same at both ends.
+//! The limits of headers, and the sizes of buffers of HTTP/2 connections, which are the same
+//! at both ends.
 
-/// The maximum size of the header of a request or response, in bytes.
-pub(crate) const MAX_HEADER_BYTES: u32 = 64 << 10;
+/// The maximum size of the header of a request, in bytes, as HTTP/2 counts it (RFC 9113,
+/// 6.5.2): each field is 32 bytes more than its name and its value.
+pub const MAX_REQUEST_HEADER_BYTES: u32 = 96 << 10;
+
+/// The maximum size of the header of a response, in bytes, as HTTP/2 counts it.
+pub const MAX_RESPONSE_HEADER_BYTES: u32 = 640 << 10;
+
+/// The maximum number of fields in the header of a request for a WebSocket, and of its
+/// response, which HTTP/1.1 carries.
+pub(crate) const MAX_HEADER_FIELDS: usize = 1 << 10;
 
 /// The maximum number of bytes of one stream that have been received and not been read.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 128 << 10;

@@ -63,6 +63,7 @@ pub use self::body::{BoxError, PeerBody};
 pub use self::client::{ClientOptions, PeerAddress, PeerClient};
 pub use self::error::PeerError;
 pub use self::headers::AddedHeaders;
+pub use self::http2::{MAX_REQUEST_HEADER_BYTES, MAX_RESPONSE_HEADER_BYTES};
 pub use self::identity::{Identity, IdentityError};
 pub use self::listener::{Peer, PeerListener, ServeOptions};
 pub use self::node::{InvalidNodeId, NodeId};

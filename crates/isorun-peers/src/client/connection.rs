@@ -27,7 +27,8 @@ use super::{ClientOptions, PeerAddress, connect::unreachable};
 use crate::{
     error::PeerError,
     http2::{
-        CONNECTION_WINDOW_BYTES, MAX_HEADER_BYTES, MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+        CONNECTION_WINDOW_BYTES, MAX_RESPONSE_HEADER_BYTES, MAX_SEND_BUFFER_BYTES,
+        STREAM_WINDOW_BYTES,
     },
     in_flight::{InFlight, InFlightGuard},
     socket,
@@ -105,7 +106,7 @@ impl Connection {
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_header_list_size(MAX_RESPONSE_HEADER_BYTES)
             .max_send_buffer_size(MAX_SEND_BUFFER_BYTES)
             .handshake(stream)
             .await

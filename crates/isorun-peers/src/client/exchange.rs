@@ -80,16 +80,20 @@ async fn exchange(
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     remove_connection_headers(response.headers_mut());
-    let length = content_length(is_head, &response);
+    let length = content_length(is_head, stream.is_end_stream(), &response);
     let body = ResponseBody::new(stream, length, Arc::clone(state), cancel, guard, tasks);
     *response.body_mut() = PeerBody::new(body);
     Ok(response)
 }
 
-/// Returns the length of the body of a response, if the response has it.
-fn content_length<B>(is_head: bool, response: &Response<B>) -> Option<u64> {
-    // These have the length that the body would have.
+/// Returns the length of the body of a response, if it is known.
+fn content_length<B>(is_head: bool, is_ended: bool, response: &Response<B>) -> Option<u64> {
+    // These have no body, and their length is that which it would have. If they do not have
+    // it, it must not become 0 in the response to the client (RFC 9110, 8.6).
     if is_head || response.status() == StatusCode::NOT_MODIFIED {
+        return None;
+    }
+    if is_ended {
         return Some(0);
     }
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()

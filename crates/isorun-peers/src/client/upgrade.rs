@@ -26,7 +26,7 @@ use crate::{
     body::PeerBody,
     error::PeerError,
     headers::{WebSocket, is_websocket_upgrade, prepare_request, remove_connection_headers},
-    http2::MAX_HEADER_BYTES,
+    http2::{MAX_HEADER_FIELDS, MAX_RESPONSE_HEADER_BYTES},
 };
 
 /// The key of a WebSocket that has none, because its client uses HTTP/2, in which the
@@ -61,7 +61,8 @@ pub(super) async fn forward<B: Body>(
     let mut death: Death = Box::pin(Arc::clone(pool).death(pool.slot().await?));
     let (stream, permit) = pool.open_for_upgrade().await?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(MAX_HEADER_BYTES as usize)
+        .max_headers(MAX_HEADER_FIELDS)
+        .max_buf_size(MAX_RESPONSE_HEADER_BYTES as usize)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(address, error.to_string()))?;

@@ -20,7 +20,8 @@ use super::{Peer, ServeOptions, stream::PeerStream};
 use crate::{
     body::{BoxError, PeerBody},
     http2::{
-        CONNECTION_WINDOW_BYTES, MAX_HEADER_BYTES, MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+        CONNECTION_WINDOW_BYTES, MAX_HEADER_FIELDS, MAX_REQUEST_HEADER_BYTES,
+        MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     },
     in_flight::{InFlight, InFlightGuard},
 };
@@ -62,7 +63,7 @@ pub(super) async fn serve_http2<S, B>(
         .max_concurrent_streams(options.max_concurrent_streams)
         // Requests that are cancelled before they start. Peers are trusted not to flood.
         .max_pending_accept_reset_streams(usize::try_from(options.max_concurrent_streams).ok())
-        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_header_list_size(MAX_REQUEST_HEADER_BYTES)
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
@@ -89,7 +90,8 @@ pub(super) async fn serve_http1<S, B>(
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(context.options.idle_timeout)
-        .max_buf_size(MAX_HEADER_BYTES as usize);
+        .max_headers(MAX_HEADER_FIELDS)
+        .max_buf_size(MAX_REQUEST_HEADER_BYTES as usize);
     let handler = handler(peer, service, requests.clone());
     let connection =
         http.serve_connection(TokioIo::new(stream), service_fn(handler)).with_upgrades();

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use isorun_peers::{Authority, BoxError, PeerBody};
@@ -161,8 +161,39 @@ async fn the_length_of_a_body_is_known_at_the_other_end() {
     let head = http::Request::head("/").body(PeerBody::from("1234")).unwrap();
     let response = client(&authority).send(&node.address(), head).await.unwrap();
     assert_eq!(response.headers()["content-length"], "5");
-    assert_eq!(response.body().size_hint().exact(), Some(0));
     assert_eq!(read(response.into_body()).await.unwrap(), "");
+}
+
+/// A server that forwards the response would send the length of its body, 0, as the length
+/// that the body of a response to GET has.
+#[tokio::test]
+async fn no_length_is_invented_for_a_response_that_can_have_no_body() {
+    let authority = Authority::generate().unwrap();
+    let node = serve(
+        &authority,
+        Handler::new(|request| async move {
+            let (_, streamed) = channel_body();
+            let mut response = Response::new(streamed);
+            if request.uri().path() == "/unchanged" {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                *response.body_mut() = PeerBody::empty();
+            }
+            response
+        }),
+    )
+    .await;
+    let client = client(&authority);
+    let head = http::Request::head("/").body(PeerBody::empty()).unwrap();
+    for request in [head, get("/unchanged")] {
+        let response = client.send(&node.address(), request).await.unwrap();
+        assert!(!response.headers().contains_key("content-length"));
+        let body = response.into_body();
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), None);
+        assert_eq!(event("its end", read(body)).await.unwrap(), "");
+    }
+    let response = client.send(&node.address(), get("/")).await.unwrap();
+    assert_eq!(event("its end", read(response.into_body())).await.unwrap(), "");
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use http::Response;
 use http_body::Frame;
 use http_body_util::BodyExt;
 use isorun_peers::{
-    Authority, ClientOptions, NodeId, Peer, PeerAddress, PeerClient, PeerError, ServeOptions,
+    Authority, ClientOptions, MAX_RESPONSE_HEADER_BYTES, NodeId, Peer, PeerAddress, PeerClient,
+    PeerError, ServeOptions,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -365,7 +366,7 @@ async fn a_response_header_that_is_too_large_is_an_error_of_one_request() {
         Handler::new(|request| async move {
             let mut response = text("ok");
             if request.uri().path() == "/large" {
-                let value = "x".repeat(100 << 10).parse().unwrap();
+                let value = "x".repeat(MAX_RESPONSE_HEADER_BYTES as usize).parse().unwrap();
                 response.headers_mut().insert("x-large", value);
             }
             response

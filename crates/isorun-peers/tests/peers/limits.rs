@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use isorun_peers::{Authority, ClientOptions, PeerClient, PeerError, ServeOptions};
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::Barrier};
 use tokio_util::sync::CancellationToken;
@@ -180,6 +181,38 @@ async fn handshakes_are_limited_in_number_and_time() {
         closed(second).await;
         assert_eq!(fetch(&client(&authority), &node.address()).await, "ok");
     }
+}
+
+/// Returns the header of a response as large as a server in a sandbox may send it, in as
+/// many fields.
+fn large_header() -> HeaderMap {
+    let fields = (0..1000).map(|number| {
+        let name: HeaderName = format!("x-field-{number}").parse().unwrap();
+        (name, HeaderValue::from_str(&"v".repeat(500)).unwrap())
+    });
+    fields.collect()
+}
+
+#[tokio::test]
+async fn large_headers_pass_in_both_directions() {
+    let authority = Authority::generate().unwrap();
+    let node = serve(
+        &authority,
+        Handler::new(|request| async move {
+            let mut response = text(request.headers()["x-large"].len().to_string());
+            response.headers_mut().extend(large_header());
+            response
+        }),
+    )
+    .await;
+    let (client, address) = (client(&authority), node.address());
+    let mut request = get("/");
+    request.headers_mut().insert("x-large", "x".repeat(64 << 10).parse().unwrap());
+    let response = event("the response", client.send(&address, request)).await.unwrap();
+    for (name, value) in &large_header() {
+        assert_eq!(response.headers()[name], value);
+    }
+    assert_eq!(read(response.into_body()).await.unwrap(), (64 << 10).to_string());
 }
 
 #[tokio::test]

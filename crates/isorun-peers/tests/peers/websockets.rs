@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn, ext::Protocol, upgrade::Upgraded};
 use hyper_util::{
@@ -56,26 +56,37 @@ impl Drop for Front {
 }
 
 async fn front(client: PeerClient, peer: PeerAddress) -> Front {
+    front_with(move |request| {
+        let (client, peer) = (client.clone(), peer.clone());
+        async move {
+            client.send(&peer, request).await.unwrap_or_else(|error| {
+                let mut response = text(error.to_string());
+                *response.status_mut() = match error {
+                    PeerError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+                    PeerError::Interrupted { .. } => StatusCode::BAD_GATEWAY,
+                    _ => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                response
+            })
+        }
+    })
+    .await
+}
+
+/// Starts a server that answers with a function.
+async fn front_with<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> Front
+where
+    F: Future<Output = Response<PeerBody>> + Send + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let (client, peer) = (client.clone(), peer.clone());
+            let answer = answer.clone();
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let (client, peer) = (client.clone(), peer.clone());
-                async move {
-                    let response = client.send(&peer, request).await.unwrap_or_else(|error| {
-                        let mut response = text(error.to_string());
-                        *response.status_mut() = match error {
-                            PeerError::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
-                            PeerError::Interrupted { .. } => StatusCode::BAD_GATEWAY,
-                            _ => StatusCode::SERVICE_UNAVAILABLE,
-                        };
-                        response
-                    });
-                    Ok::<_, Infallible>(response)
-                }
+                let response = answer(request);
+                async move { Ok::<_, Infallible>(response.await) }
             });
             tokio::spawn(async move {
                 let mut http = auto::Builder::new(TokioExecutor::new());
@@ -224,6 +235,37 @@ async fn messages_pass_in_both_directions_until_the_socket_is_closed() {
         let close = event("the close frame", socket.next()).await.unwrap().unwrap();
         assert!(close.is_close());
         assert!(event("the end", socket.next()).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_large_response_header_passes() {
+    let authority = Authority::generate().unwrap();
+    let handler = Handler::new(|_| async {
+        let mut response = text("no");
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        for number in 0..1000 {
+            let name: HeaderName = format!("x-field-{number}").parse().unwrap();
+            response.headers_mut().insert(name, "v".repeat(500).parse().unwrap());
+        }
+        response
+    });
+    let node = serve(&authority, handler).await;
+    let (client, address) = (client(&authority), node.address());
+    let (responses, mut received) = tokio::sync::mpsc::channel(1);
+    let front = front_with(move |request| {
+        let (client, address, responses) = (client.clone(), address.clone(), responses.clone());
+        async move {
+            let response = client.send(&address, request).await;
+            responses.send(response.map(|response| response.headers().len())).await.unwrap();
+            text("done")
+        }
+    })
+    .await;
+    for version in VERSIONS {
+        ask(&front, version).await;
+        let fields = event("the response", received.recv()).await.unwrap().unwrap();
+        assert!(fields >= 1000, "{version:?}: {fields}");
     }
 }
 

@@ -32,6 +32,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
     def do_GET(self):
         self.answer(f"{self.path} {self.headers['host']}".encode())
+    def do_HEAD(self):
+        self.send_response(200)
+        for number in range(5):
+            self.send_header(f"x-large-{number}", "v" * 60_000)
+        self.end_headers()
     def do_POST(self):
         digest, left = hashlib.sha256(), int(self.headers["content-length"])
         while left:
@@ -142,6 +147,22 @@ async fn ports_and_streams_are_reached_through_every_node() {
         assert_eq!(text, format!("/x {}", node.address()));
         let sent = node.request(Method::POST, &path).body(body.clone()).send().await.unwrap();
         assert_eq!(sent.text().await.unwrap(), digest(&body));
+    }
+    // Headers are those that the node of the sandbox sends: large ones too, and none is added
+    // to a response without a body.
+    let log = format!("/v1/runs/{id}/audit");
+    let port = format!("/v1/runs/{id}/proxy/8000/x");
+    let file = format!("/v1/runs/{id}/files/download?path=/etc/passwd");
+    for path in [port, file, format!("/v1/runs/{id}"), log] {
+        let mut headers = Vec::new();
+        for node in [own, foreign] {
+            let response = node.request(Method::HEAD, &path).send().await.unwrap();
+            assert_eq!(response.status(), 200, "{path}");
+            headers.push(response.headers().clone());
+            headers.last_mut().unwrap().remove("date");
+        }
+        assert_eq!(headers[0], headers[1], "{path}");
+        assert_eq!(headers[0].contains_key("x-large-4"), path.contains("proxy"), "{path}");
     }
     // A stream of events arrives as it is written, and its end is seen.
     let path = format!("/v1/runs/{id}/exec/stream");

@@ -32,7 +32,7 @@ const MERGED_BYTES: usize = 16 << 10;
 pub(super) struct ResponseBody {
     received: Arc<Received>,
     flow_control: FlowControl,
-    /// The number of bytes that are still expected, if the response has its length.
+    /// The number of bytes that are still expected, if the length is known.
     left: Option<u64>,
     /// Cancels the upload and the task that receives.
     cancel: Option<DropGuard>,
@@ -48,17 +48,15 @@ impl ResponseBody {
         guard: Arc<SlotGuard>,
         tasks: &TaskTracker,
     ) -> Self {
-        let mut left = length;
         let received = Arc::new(Received::default());
         let flow_control = stream.flow_control().clone();
         let cancelled = cancel.token().clone();
         if stream.is_end_stream() {
-            left = Some(0);
             received.end(Ok(None));
         } else {
             tasks.spawn(receive(stream, Arc::clone(&received), state, cancelled));
         }
-        Self { received, flow_control, left, cancel: Some(cancel), _guard: guard }
+        Self { received, flow_control, left: length, cancel: Some(cancel), _guard: guard }
     }
 }
 

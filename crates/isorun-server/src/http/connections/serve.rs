@@ -43,6 +43,12 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The maximum size of a request head, in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
+// It can be forwarded to another node: HTTP/2 counts 32 bytes for each of the 100 fields that
+// hyper permits, and this node adds fields.
+const _: () = assert!(
+    MAX_HEAD_BYTES + 32 * 100 + (16 << 10) <= isorun_peers::MAX_REQUEST_HEADER_BYTES as usize
+);
+
 /// HTTP/2: the maximum number of concurrent streams of a connection, and the sizes of
 /// the buffers and windows.
 const MAX_CONCURRENT_STREAMS: u32 = 256;

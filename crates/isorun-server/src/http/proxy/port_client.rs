@@ -38,6 +38,13 @@ pub const MAX_HEADER_FIELDS: usize = 1000;
 /// The maximum size of a response header, in bytes.
 pub const MAX_HEADER_BYTES: usize = 512 << 10;
 
+// Another node can forward such a response: HTTP/2 counts 28 bytes more for each field than
+// HTTP/1.1 needs, and this server adds fields.
+const _: () = assert!(
+    MAX_HEADER_BYTES + 32 * MAX_HEADER_FIELDS + (64 << 10)
+        <= isorun_peers::MAX_RESPONSE_HEADER_BYTES as usize
+);
+
 /// The client for all ports of all sandboxes.
 pub struct PortClient {
     /// Reuses connections.
