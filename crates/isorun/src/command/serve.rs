@@ -1,6 +1,6 @@
 //! `isorun serve`.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -442,37 +442,51 @@ async fn ensure_client_config(server: &Server, url: &str) -> anyhow::Result<Opti
 
 /// Prints the address of the server, and how to use it.
 fn print_welcome(server: &Server, listening: &Listening, written: Option<PathBuf>) {
+    let text = welcome(server, listening, written);
+    // If the reader has closed the output, the server continues.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn welcome(server: &Server, listening: &Listening, written: Option<PathBuf>) -> String {
+    let mut lines = Vec::new();
     let capabilities = server.capabilities();
     let url = listening.url();
-    println!("isorun {} listens on {url}", env!("CARGO_PKG_VERSION"));
-    println!("engine: {} {}: {}", capabilities.name, capabilities.version, capabilities.isolation);
+    lines.push(format!("isorun {} listens on {url}", env!("CARGO_PKG_VERSION")));
+    lines.push(format!(
+        "engine: {} {}: {}",
+        capabilities.name, capabilities.version, capabilities.isolation
+    ));
     if let Some(why) = server.linux_unavailable() {
-        println!("linux:  not available: {why}");
+        lines.push(format!("linux:  not available: {why}"));
     }
     match server.interpreters().as_slice() {
-        [] => println!("interpreters: not available"),
-        images => println!("interpreters: {}", images.join(", ")),
+        [] => lines.push("interpreters: not available".to_owned()),
+        images => lines.push(format!("interpreters: {}", images.join(", "))),
     }
-    println!("data:   {}", server.config().data_dir.display());
+    lines.push(format!("data:   {}", server.config().data_dir.display()));
     if let (Some((node, url)), Some(cluster)) = (server.node(), &server.config().cluster) {
-        println!("node:   {node} of {}, for other nodes at {url}", cluster.database);
+        lines.push(format!("node:   {node} of {}, for other nodes at {url}", cluster.database));
     }
-    println!();
+    lines.push(String::new());
     match written {
         Some(path) => {
-            println!("Clients of this user are configured by {}. Try:", path.display());
+            lines.push(format!("Clients of this user are configured by {}. Try:", path.display()));
             if server.linux_unavailable().is_none() {
-                println!("  isorun run host -- python3 -c 'print(2 + 2)'");
+                lines.push("  isorun run host -- python3 -c 'print(2 + 2)'".to_owned());
             } else {
-                println!("  isorun create isola:python");
+                lines.push("  isorun create isola:python".to_owned());
             }
-            println!();
-            println!("For other users, create a key with `isorun keys create NAME`, and set:");
+            lines.push(String::new());
+            lines.push(
+                "For other users, create a key with `isorun keys create NAME`, and set:".to_owned(),
+            );
         }
-        None => println!("Create a key with `isorun keys create NAME`, and set:"),
+        None => lines.push("Create a key with `isorun keys create NAME`, and set:".to_owned()),
     }
-    println!("  ISORUN_API_URL={url}");
-    println!("  ISORUN_API_KEY=isorun_live_...");
+    lines.push(format!("  ISORUN_API_URL={url}"));
+    lines.push("  ISORUN_API_KEY=isorun_live_...".to_owned());
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn cpus() -> u32 {

@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use test_macros::server_test;
+use test_support::{ports, wait::wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -116,6 +117,23 @@ async fn graceful_stop_finishes_requests_and_leaves_no_sandbox(mut server: Serve
     assert_eq!(next.get("/v1/runs").await.1, json!({ "runs": [] }));
     let past = next.get("/v1/runs/history").await.1;
     assert_eq!(past["sandboxes"][0]["reason"], "the server was stopped");
+}
+
+#[server_test]
+async fn a_server_continues_when_its_output_is_closed(mut server: Server) {
+    server.signal(Signal::TERM);
+    assert!(server.exited().await.success());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let address = format!("127.0.0.1:{}", ports::reserved());
+    let mut again = server.command();
+    again.args(["serve", "--no-pull", "--warm", "0", "--listen", &address]).stdout(writer);
+    let _child = again.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let url = format!("http://{address}/readyz");
+    wait_until("the server is ready", async || {
+        server.http.get(&url).send().await.is_ok_and(|response| response.status() == 200)
+    })
+    .await;
 }
 
 #[server_test(args = ["--grace", "1s"])]
