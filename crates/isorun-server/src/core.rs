@@ -45,7 +45,7 @@ pub mod snapshots;
 pub mod start_engines;
 mod state_dirs;
 pub mod takeover;
-mod uploads;
+pub mod uploads;
 pub mod validate;
 
 use std::{fs::File, sync::Arc, time::Duration};

@@ -51,7 +51,7 @@ mod strict_json;
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use isorun_blobs::BlobOptions;
+use isorun_blobs::{BlobOptions, Collected};
 use isorun_engine::Capabilities;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -195,6 +195,13 @@ pub async fn check_object_store(url: &str, secret: &Secret) -> Result<Vec<String
         Some(format!("it cannot {}: {error}; {advice}", step.operation))
     });
     Ok(failed.collect())
+}
+
+/// Deletes what nothing in the database of a cluster refers to from its object store.
+pub async fn collect_garbage(url: &str, database: &Postgres, secret: &Secret) -> Result<Collected> {
+    let cache = tempfile::tempdir()?;
+    let blobs = core::open_blobs(url, secret, BlobOptions::new(cache.path())).await?;
+    core::uploads::collect_garbage(database, &blobs).await
 }
 
 /// Returns the OpenAPI description of the HTTP API.

@@ -10,12 +10,12 @@ use std::{
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use isorun_blobs::Blobs;
+use isorun_blobs::{Blobs, Collected};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, cluster::Cluster};
-use crate::store::{StoreError, Upload};
+use crate::store::{Postgres, StoreError, Upload};
 
 /// The interval of looking for what is not in the object store.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -174,7 +174,7 @@ async fn collect_all(weak: Weak<Core>, stopping: CancellationToken) {
         let Some(core) = weak.upgrade() else { return };
         let (Some(cluster), Some(blobs)) = (&core.cluster, &core.blobs) else { return };
         tokio::select! {
-            collected = collect_garbage(cluster, blobs) => if let Err(error) = collected {
+            collected = collect_in_turn(cluster, blobs) => if let Err(error) = collected {
                 tracing::warn!(%error, "cannot collect the garbage of the object store");
             },
             () = stopping.cancelled() => return,
@@ -183,13 +183,11 @@ async fn collect_all(weak: Weak<Core>, stopping: CancellationToken) {
 }
 
 /// Collects garbage, if it is the turn of this node.
-async fn collect_garbage(cluster: &Cluster, blobs: &Blobs) -> anyhow::Result<()> {
+async fn collect_in_turn(cluster: &Cluster, blobs: &Blobs) -> anyhow::Result<()> {
     if !cluster.database.take_collection_turn().await? {
         return Ok(());
     }
-    cluster.database.delete_unused_image_copies().await?;
-    let referenced = cluster.database.referenced_trees().await?;
-    let collected = blobs.collect_garbage(&referenced).await?;
+    let collected = collect_garbage(&cluster.database, blobs).await?;
     tracing::info!(
         trees = collected.trees,
         chunks = collected.chunks,
@@ -197,6 +195,13 @@ async fn collect_garbage(cluster: &Cluster, blobs: &Blobs) -> anyhow::Result<()>
         "collected the garbage of the object store"
     );
     Ok(())
+}
+
+/// Deletes what nothing in the database refers to from the object store.
+pub async fn collect_garbage(database: &Postgres, blobs: &Blobs) -> anyhow::Result<Collected> {
+    database.delete_unused_image_copies().await?;
+    let referenced = database.referenced_trees().await?;
+    Ok(blobs.collect_garbage(&referenced).await?)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! `isorun cluster`: checks a cluster. Works on its database, on a machine that can reach it.
+//! `isorun cluster`: checks a cluster, and collects garbage. Works on its database, on a machine
+//! that can reach it.
 
 use std::{process::ExitCode, time::Instant};
 
@@ -35,6 +36,25 @@ enum ClusterCommand {
         #[arg(long)]
         json: bool,
     },
+
+    /// Delete from the object store what no sandbox, snapshot or image needs
+    ///
+    /// Nodes do so every hour; this command is for a cluster whose nodes are stopped, or that
+    /// should not wait for it. Nothing is deleted that is newer than 6 hours. The data of
+    /// checkpoints is deleted in two steps, by a run that marks it, and by one at least 6 hours
+    /// later.
+    Collect {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+
+        /// The object store, as the servers have it, with the same variables AWS_...
+        #[arg(long, env = "ISORUN_BLOBS", value_name = "URL")]
+        blobs: String,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The result of one check.
@@ -46,20 +66,53 @@ struct Check {
 }
 
 pub fn run(args: ClusterCommandArgs) -> Result<ExitCode, Failure> {
-    let ClusterCommand::Doctor { cluster, blobs, json } = args.command;
     super::block_on(async move {
-        let checks = check(&cluster, blobs.as_deref()).await?;
-        let passed = checks.iter().all(|check| check.ok);
-        if json {
-            table::json(&checks)?;
-        } else {
-            for Check { name, ok, found } in &checks {
-                let mark = if *ok { "ok     " } else { "PROBLEM" };
-                table::line(&format!("{mark}  {name:<22}  {found}"))?;
+        match args.command {
+            ClusterCommand::Doctor { cluster, blobs, json } => {
+                doctor(&cluster, blobs.as_deref(), json).await
+            }
+            ClusterCommand::Collect { cluster, blobs, json } => {
+                collect(&cluster, &blobs, json).await
             }
         }
-        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
+}
+
+async fn doctor(
+    cluster: &ClusterArgs,
+    blobs: Option<&str>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let checks = check(cluster, blobs).await?;
+    let passed = checks.iter().all(|check| check.ok);
+    if json {
+        table::json(&checks)?;
+    } else {
+        for Check { name, ok, found } in &checks {
+            let mark = if *ok { "ok     " } else { "PROBLEM" };
+            table::line(&format!("{mark}  {name:<22}  {found}"))?;
+        }
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn collect(cluster: &ClusterArgs, blobs: &str, json: bool) -> Result<ExitCode, Failure> {
+    let (database, secret) = cluster.open_selected().await?;
+    let collected = isorun_server::collect_garbage(blobs, &database, &secret).await?;
+    let (trees, chunks, bytes) = (collected.trees, collected.chunks, collected.bytes);
+    let marked = collected.marked;
+    if json {
+        table::json(&serde_json::json!({
+            "trees": trees, "chunks": chunks, "bytes": bytes, "marked": marked,
+        }))?;
+    } else {
+        table::line(&format!(
+            "deleted {trees} checkpoints and images, and {chunks} chunks of data: {}",
+            table::bytes(bytes)
+        ))?;
+        table::line(&format!("marked {marked} chunks, which a later run deletes"))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn check(cluster: &ClusterArgs, blobs: Option<&str>) -> Result<Vec<Check>, Failure> {

@@ -153,14 +153,15 @@ impl Trial {
         Err(format!("{when} of ISORUN_FAULT_SEED={}: {}", self.seed, wrong.join("; ")))
     }
 
-    /// Kills all nodes but one, which has to have everything that was hibernated or in a
-    /// snapshot.
+    /// Collects the garbage of the object store, and kills all nodes but one, which has to have
+    /// everything that was hibernated or in a snapshot.
     async fn leave_one_node(&mut self) -> Result<(), String> {
         self.trace.add("LEAVE ONE NODE");
         for client in &mut self.clients {
             client.hibernate_all().await;
         }
         let quiet = check::wait_until_quiet(&self.fleet, &self.clients).await;
+        self.fleet.collect_garbage().await;
         let left = self.random.below(NODES);
         let others: Vec<usize> = (0..NODES).filter(|at| *at != left).collect();
         for at in &others {
@@ -187,6 +188,15 @@ impl Trial {
                 assert!(client.delete_snapshot_at(0).await);
             }
         }
-        self.compare("the end", &BTreeSet::new(), Vec::new()).await
+        self.compare("the end", &BTreeSet::new(), Vec::new()).await?;
+        let garbage = self.fleet.store.objects().len();
+        assert!(garbage > 0, "everything was hibernated, so that the store has its data");
+        self.fleet.collect_garbage().await;
+        let left = self.fleet.store.objects();
+        eprintln!("of {garbage} objects in the store {} are left", left.len());
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(format!("the store still has {left:?} at the end of ISORUN_FAULT_SEED={}", self.seed))
     }
 }

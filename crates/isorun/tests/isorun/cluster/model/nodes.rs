@@ -162,13 +162,24 @@ impl Fleet {
         (key, tenant)
     }
 
-    /// Runs `isorun` with the database, and returns its output. It has to succeed.
+    /// Deletes from the object store what nothing refers to, as if it had been there for long.
+    /// Nothing may be in progress.
+    pub async fn collect_garbage(&self) {
+        // Marks data, deletes it, and forgets that it was marked.
+        for _ in 0..3 {
+            self.store.age();
+            eprint!("{}", self.run(&["cluster", "collect"]).await);
+        }
+    }
+
+    /// Runs `isorun` with the database and the store, and returns its output. It has to succeed.
     pub async fn run(&self, args: &[&str]) -> String {
         let url = format!("postgres://isorun@127.0.0.1:{}/{}", self.postgres.port(), self.database);
         let home = tempfile::tempdir().unwrap();
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_isorun"))
             .args(args)
             .env("ISORUN_CLUSTER", url)
+            .envs(FaultyStore::environment(self.store.port))
             .env("XDG_CONFIG_HOME", home.path())
             .stdin(std::process::Stdio::null())
             .output();

@@ -2,8 +2,10 @@
 
 use std::{
     convert::Infallible,
+    fs,
+    path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -24,6 +26,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 const ACCESS_KEY: &str = "AKIAEXAMPLE";
 const SECRET_KEY: &str = "a-secret-access-key";
 const BUCKET: &str = "bucket";
+/// More than the 6 hours after which garbage is deleted.
+const GARBAGE_AGE: Duration = Duration::from_secs(7 * 3600);
 /// The time that a slow store takes for each request.
 const DELAY: Duration = Duration::from_millis(1500);
 
@@ -44,7 +48,7 @@ pub struct FaultyStore {
     pub port: u16,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
-    _root: TempDir,
+    root: TempDir,
 }
 
 struct Shared {
@@ -64,11 +68,41 @@ impl FaultyStore {
         let port = listener.local_addr().unwrap().port();
         let router = axum::Router::new().fallback(respond).with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { port, shared, task, _root: root }
+        Self { port, shared, task, root }
     }
 
     pub fn set(&self, state: StoreState) {
         *self.shared.state.lock().unwrap() = state;
+    }
+
+    /// Makes all objects look older than garbage has to be to be deleted.
+    pub fn age(&self) {
+        let written = SystemTime::now() - GARBAGE_AGE;
+        for path in self.files() {
+            fs::File::open(path).unwrap().set_modified(written).unwrap();
+        }
+    }
+
+    /// Returns the names of the objects that hold checkpoints, or lists of garbage.
+    pub fn objects(&self) -> Vec<String> {
+        let bucket = self.root.path().join(BUCKET);
+        let names = self.files().into_iter().filter_map(|path| {
+            let name = path.strip_prefix(&bucket).ok()?.to_str().unwrap().to_owned();
+            ["trees/", "chunks/", "garbage/"].iter().any(|it| name.contains(it)).then_some(name)
+        });
+        names.collect()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let (mut files, mut directories) = (Vec::new(), vec![self.root.path().to_owned()]);
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                let is_directory = entry.file_type().unwrap().is_dir();
+                if is_directory { &mut directories } else { &mut files }.push(entry.path());
+            }
+        }
+        files
     }
 
     /// Returns the environment of a server that reaches the store at this port.
