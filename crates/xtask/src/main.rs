@@ -196,6 +196,7 @@ mod tests {
             "test integrations",
             "test integrations harbor",
             "test release",
+            "test release --profile release",
             "test integrations agents code -- -k host",
             "bench isola prelude",
             "bench node fork",

@@ -27,7 +27,7 @@ use clap::ValueEnum;
 
 use crate::{digest, guests, linux, node, process, progress, workspace};
 
-pub use test::test;
+pub use test::{ReleaseTestArgs, test};
 
 #[derive(clap::Args)]
 pub struct ReleaseArgs {

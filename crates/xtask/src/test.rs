@@ -70,7 +70,7 @@ enum Suite {
         args: Vec<String>,
     },
     /// Install each artifact of a release into an empty place, and try it there
-    Release,
+    Release(release::ReleaseTestArgs),
     /// Run only the tests of the adapters to other frameworks, on the real frameworks
     Integrations {
         /// Groups of frameworks: agents, adk, code; all of them by default
@@ -114,7 +114,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             sdk::build_for_tests()?;
             typescript::test(args)
         }
-        Some(Suite::Release) => release::test(),
+        Some(Suite::Release(args)) => release::test(args),
         Some(Suite::Integrations { groups, args }) => {
             sdk::build_for_tests()?;
             integrations::test(groups, args)

@@ -55,6 +55,15 @@ async def test_async_sandbox_runs_commands_and_transfers_files(tmp_path: Path) -
         await sb.exec("true")
 
 
+async def test_the_error_of_a_large_upload_is_that_of_the_server() -> None:
+    async with AsyncSandbox("host") as sb:
+        again = await AsyncSandbox.connect(sb.id)
+        await sb.destroy()
+        with pytest.raises(IsorunError) as caught:
+            await again.write_bytes("/tmp/file", bytes(64 << 20))
+        assert (caught.value.code, caught.value.kind) == (404, "run_destroyed")
+
+
 async def test_commands_run_at_the_same_time() -> None:
     async with AsyncSandbox("host") as sb:
         calls = [sb.exec(f"sleep 0.2; echo {n}") for n in range(100)]

@@ -98,6 +98,8 @@ struct ConnectionState {
     owner: Option<Hold>,
     /// The tenant has too many connections.
     is_refused: bool,
+    /// The last response has started before its request was read to its end.
+    has_unread_request: bool,
 }
 
 /// The action that a check of a connection requires.
@@ -221,6 +223,7 @@ impl Connection {
                 blocked_since: None,
                 owner: None,
                 is_refused: false,
+                has_unread_request: false,
             }),
         }
     }
@@ -241,6 +244,12 @@ impl Connection {
         drop(state);
         connections.table().forget_unauthenticated(self.source, self.number);
         Ok(())
+    }
+
+    /// Records that the rest of a request is not read, and that the connection is therefore
+    /// closed after the response.
+    pub fn leave_request_unread(&self) {
+        self.state().has_unread_request = true;
     }
 
     /// Checks the limits of the connection.

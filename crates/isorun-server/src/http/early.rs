@@ -1,6 +1,7 @@
 //! Responses that start before the request was read to its end, such as to an upload
 //! that is refused. hyper closes such a connection afterwards; HTTP/1.1 requires a
-//! `Connection: close` header in the response.
+//! `Connection: close` header in the response, and that the connection is not reset before
+//! the client has read it.
 
 use std::{
     pin::Pin,
@@ -20,13 +21,17 @@ use axum::{
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::connections::Connection;
+
 /// The largest unread body, in bytes, that hyper discards by itself to keep the
 /// connection open.
 const MAX_DISCARDED: u64 = 4096;
 
-/// Adds `Connection: close` to a response that starts before the request has ended.
+/// Adds `Connection: close` to a response that starts before the request has ended, and lets
+/// the connection receive the rest before it is closed.
 pub async fn close(request: Request, next: Next) -> Response {
     let is_http1 = request.version() <= Version::HTTP_11;
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let ended = Arc::new(AtomicBool::new(request.body().is_end_stream()));
     let is_small = request.body().size_hint().upper().is_some_and(|max| max <= MAX_DISCARDED);
     let request = request.map(|body| Body::new(Watched { body, ended: Arc::clone(&ended) }));
@@ -37,6 +42,9 @@ pub async fn close(request: Request, next: Next) -> Response {
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(connection) = connection {
+            connection.leave_request_unread();
+        }
     }
     response
 }

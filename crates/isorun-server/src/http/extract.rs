@@ -4,7 +4,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    extract::{
+        FromRequest, FromRequestParts, Path, Query, Request,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
     http::request::Parts,
 };
 use isorun_api::RunId;
@@ -50,6 +53,33 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
             Ok(Query(params)) => Ok(Self(params)),
             Err(error) => Err(ApiError::invalid(format!("the query: {}", error.body_text()))),
         }
+    }
+}
+
+/// A request for a WebSocket.
+pub struct WebSocketRequest(pub WebSocketUpgrade);
+
+impl FromRequestParts<App> for WebSocketRequest {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        use WebSocketUpgradeRejection::{
+            InvalidConnectionHeader, InvalidUpgradeHeader, MethodNotConnect, MethodNotGet,
+        };
+        let upgrade = WebSocketUpgrade::from_request_parts(parts, app).await;
+        upgrade.map(Self).map_err(|rejection| {
+            let why = match rejection {
+                // The same at each node: what is no upgrade is forwarded by HTTP/2.
+                InvalidConnectionHeader(_)
+                | InvalidUpgradeHeader(_)
+                | MethodNotConnect(_)
+                | MethodNotGet(_) => {
+                    "it has no header `Upgrade: websocket`, or is no CONNECT by HTTP/2".to_owned()
+                }
+                other => other.body_text(),
+            };
+            ApiError::invalid(format!("this path requires a WebSocket upgrade: {why}"))
+        })
     }
 }
 

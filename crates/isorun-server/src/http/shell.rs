@@ -9,10 +9,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use axum::{
     extract::{
         State,
-        ws::{
-            CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
-            rejection::WebSocketUpgradeRejection,
-        },
+        ws::{CloseFrame, Message, WebSocket, close_code},
     },
     response::Response,
 };
@@ -35,7 +32,7 @@ use super::{
         attach::{MAX_MESSAGE_BYTES, parse_frame, too_long},
         connector,
     },
-    extract::{Params, ResumedRun},
+    extract::{Params, ResumedRun, WebSocketRequest},
 };
 use crate::{
     clock::millis,
@@ -91,15 +88,10 @@ pub async fn open(
     State(app): State<App>,
     ResumedRun(run): ResumedRun,
     Params(params): Params<ShellParams>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<WebSocketRequest, ApiError>,
 ) -> Result<Response, ApiError> {
     run.require_linux("shells")?;
-    let upgrade = upgrade.map_err(|rejection| {
-        ApiError::invalid(format!(
-            "this path requires a WebSocket upgrade: {}",
-            rejection.body_text()
-        ))
-    })?;
+    let WebSocketRequest(upgrade) = upgrade?;
     if let Some(error) = run.not_running_error() {
         return Err(error.into());
     }

@@ -164,6 +164,11 @@ async fn ports_and_streams_are_reached_through_every_node() {
         assert_eq!(headers[0], headers[1], "{path}");
         assert_eq!(headers[0].contains_key("x-large-4"), path.contains("proxy"), "{path}");
     }
+    // What is missing for a WebSocket is said in the same way.
+    let shell = format!("/v1/runs/{id}/shell");
+    let answers = [own.get(&shell).await, foreign.get(&shell).await];
+    refused(&answers[0], 400, "invalid_request", "Upgrade");
+    assert_eq!(answers[0], answers[1]);
     // A stream of events arrives as it is written, and its end is seen.
     let path = format!("/v1/runs/{id}/exec/stream");
     let command = json!({ "command": "echo first; read line < /tmp/go; echo second" });

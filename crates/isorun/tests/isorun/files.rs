@@ -6,6 +6,10 @@ use futures_util::stream;
 use reqwest::{Body, Method};
 use serde_json::json;
 use test_macros::server_test;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{Server, answer, refused};
 
@@ -84,6 +88,27 @@ async fn aborted_upload_changes_nothing(server: &Server) {
     assert!(sent.is_err(), "{sent:?}");
     let seen = server.exec(&id, "cat /tmp/file; ls -A /tmp").await;
     assert_eq!(seen["stdout"], "before\nfile\n", "a temporary file is left");
+}
+
+/// Not every client reads a response before it has sent its request.
+#[server_test]
+async fn a_refusal_is_seen_by_a_client_that_sends_everything_first(server: &Server) {
+    let id = server.create().await;
+    server.destroy(&id).await;
+    let body = vec![0; 64 << 20];
+    let head = format!(
+        "POST /v1/runs/{id}/files/upload?path=/tmp/file HTTP/1.1\r\nhost: a\r\n\
+         authorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
+        server.key,
+        body.len()
+    );
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("run_destroyed"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
 }
 
 #[server_test(args = ["--max-upload", "1000"])]

@@ -1,6 +1,6 @@
-//! `cargo xtask test release`: makes a release of the build of the tests, installs each of its
-//! files into an empty place as `docs/install.md` says, and runs samples of the documentation
-//! there. What runs there has neither Rust nor a network.
+//! `cargo xtask test release`: makes a release, of the build of the tests unless another profile
+//! is specified, installs each of its files into an empty place as `docs/install.md` says, and
+//! runs samples of the documentation there. What runs there has neither Rust nor a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,18 @@ use super::samples::{block, expected_lines, sample, verify_output};
 use super::{Release, ReleaseProfile, artifacts, assemble, build, oci};
 use crate::{debian, process, progress, setup, workspace};
 
+#[derive(clap::Args)]
+pub struct ReleaseTestArgs {
+    /// The build of the programs that the release holds
+    #[arg(long, value_enum, default_value = "dev")]
+    profile: ReleaseProfile,
+}
+
 /// Runs all tests.
-pub fn test() -> Result<()> {
+pub fn test(args: &ReleaseTestArgs) -> Result<()> {
     debian::image_tools()?;
-    build(ReleaseProfile::Dev)?;
-    let release = Release::of_commit(ReleaseProfile::Dev)?;
+    build(args.profile)?;
+    let release = Release::of_commit(args.profile)?;
     let scratch = workspace::root().join("target/release-test");
     if scratch.exists() {
         fs::remove_dir_all(&scratch)

@@ -3,33 +3,57 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Instant,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use super::{Connection, Slot};
+
+/// The maximum time for which the rest of a request is received after the response.
+const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// A client's socket. After an upgrade, the new protocol (such as a WebSocket) owns it.
 pub struct ClientStream {
     inner: TcpStream,
     slot: Slot,
     is_blocked: bool,
+    /// The end of the time for which the rest of a request is received.
+    discarding: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientStream {
     pub(super) fn new(inner: TcpStream, slot: Slot) -> Self {
-        Self { inner, slot, is_blocked: false }
+        Self { inner, slot, is_blocked: false, discarding: None }
     }
 
     pub(super) fn connection(&self) -> Arc<Connection> {
         Arc::clone(&self.slot.connection)
+    }
+
+    /// Receives what the client still sends until it closes the connection. A socket that is
+    /// closed before is reset, and the client may then not see the response (RFC 9112, 9.6).
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let end = self.discarding.get_or_insert_with(|| Box::pin(sleep(DISCARD_TIME)));
+        if end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [MaybeUninit::uninit(); 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
     }
 
     /// Records since when writes are blocked.
@@ -87,6 +111,12 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        if self.discarding.is_none() {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+        }
+        if self.slot.connection.state().has_unread_request {
+            ready!(self.poll_discard(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -9,10 +9,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     extract::{
         State,
-        ws::{
-            CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
-            rejection::WebSocketUpgradeRejection,
-        },
+        ws::{CloseFrame, Message, WebSocket, close_code},
     },
     response::Response,
 };
@@ -32,7 +29,7 @@ use crate::{
     http::{
         App,
         error::{ApiError, Code},
-        extract::{Params, ResumedRun},
+        extract::{Params, ResumedRun, WebSocketRequest},
     },
     strict_json,
 };
@@ -81,10 +78,10 @@ pub async fn terminal(
     State(app): State<App>,
     ResumedRun(run): ResumedRun,
     Params(params): Params<TerminalParams>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<WebSocketRequest, ApiError>,
 ) -> Result<Response, ApiError> {
     run.require_linux("terminals")?;
-    let upgrade = upgrade.map_err(not_websocket)?;
+    let WebSocketRequest(upgrade) = upgrade?;
     let size = Size { cols: params.cols.unwrap_or(80), rows: params.rows.unwrap_or(24) };
     if size.cols == 0 || size.rows == 0 {
         return Err(ApiError::invalid("cols and rows must be at least 1"));
@@ -132,10 +129,10 @@ pub async fn terminal(
 pub async fn attach(
     State(app): State<App>,
     ResumedRun(run): ResumedRun,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<WebSocketRequest, ApiError>,
 ) -> Result<Response, ApiError> {
     run.require_linux("commands")?;
-    let upgrade = upgrade.map_err(not_websocket)?;
+    let WebSocketRequest(upgrade) = upgrade?;
     if let Some(error) = run.not_running_error() {
         return Err(error.into());
     }
@@ -148,10 +145,6 @@ pub async fn attach(
         }
         drop(task_token);
     }))
-}
-
-fn not_websocket(rejection: WebSocketUpgradeRejection) -> ApiError {
-    ApiError::invalid(format!("this path requires a WebSocket upgrade: {}", rejection.body_text()))
 }
 
 async fn read_request(
