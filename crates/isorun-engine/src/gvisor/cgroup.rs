@@ -20,11 +20,14 @@ pub fn version() -> Result<u32> {
     Ok(if Hierarchies::find()?.unified { 2 } else { 1 })
 }
 
-/// The CPU shares of a new group: the maximum of the kernel, so that small parts of
-/// it differ. `runsc` converts it to [`CPU_WEIGHT`] under version 2.
-pub const CPU_SHARES: u32 = 262_144;
+/// The CPU shares of a new group: more than the kernel's default of 1,024, so that small parts
+/// of it differ. `runsc` converts it to [`CPU_WEIGHT`] under version 2.
+///
+/// Much larger ones stop the machine. With the kernel's maximum of 262,144 in busy sandboxes,
+/// Linux 6.18 did not run other processes for seconds, and its own threads for minutes.
+pub const CPU_SHARES: u32 = 4096;
 /// The same in the unit of version 2.
-const CPU_WEIGHT: u32 = 10_000;
+const CPU_WEIGHT: u32 = 157;
 
 /// The mount points of the control group hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,12 +154,12 @@ impl Cgroup {
 
     /// Sets its weight against its siblings.
     pub fn set_cpu_weight(&self, weight: CpuWeight) -> Result<()> {
-        let (file, full) = if self.hierarchies.unified {
-            ("cpu.weight", CPU_WEIGHT)
+        let (file, full, least) = if self.hierarchies.unified {
+            ("cpu.weight", CPU_WEIGHT, 1)
         } else {
-            ("cpu.shares", CPU_SHARES)
+            ("cpu.shares", CPU_SHARES, 2)
         };
-        let value = full / CpuWeight::FULL.thousandths() * weight.thousandths();
+        let value = (full * weight.thousandths() / CpuWeight::FULL.thousandths()).max(least);
         let directory = self.hierarchies.controllers.get("cpu");
         let directory = directory.ok_or_else(|| Error::Setup("no cpu controller".to_owned()))?;
         fs::write(directory.join(&self.name).join(file), value.to_string())

@@ -120,3 +120,49 @@ impl AsyncWrite for ClientStream {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::{super::Connections, *};
+    use crate::config::ServerLimits;
+
+    /// Returns both ends of a connection.
+    async fn connected() -> (TcpStream, ClientStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connecting, listener.accept());
+        let (socket, address) = accepted.unwrap();
+        let connections = Arc::new(Connections::new(&ServerLimits::default()));
+        let slot = connections.admit(address.ip()).unwrap();
+        (client.unwrap(), ClientStream::new(socket, slot))
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_request_is_received_until_the_client_closes() {
+        let (mut client, mut stream) = connected().await;
+        stream.connection().leave_request_unread();
+        let sending = tokio::spawn(async move {
+            client.write_all(&vec![0; 32 << 20]).await.unwrap();
+            // The end of the response.
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        });
+        let start = Instant::now();
+        stream.shutdown().await.unwrap();
+        sending.await.unwrap();
+        assert!(start.elapsed() < DISCARD_TIME, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_close_is_not_waited_for() {
+        let (_client, mut stream) = connected().await;
+        let start = tokio::time::Instant::now();
+        stream.connection().leave_request_unread();
+        stream.shutdown().await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), DISCARD_TIME.as_secs());
+    }
+}
