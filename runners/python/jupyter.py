@@ -32,7 +32,7 @@ LIMITS = cell_results.Limits(8 * 1024 * 1024, 32 * 1024 * 1024)
 # output that is in order with them.
 PYTHON_SETUP = """
 def _isorun_setup(sources, ack_fd):
-    import os, sys, types
+    import os, signal, sys, types
     package = types.ModuleType("isorun_runner")
     package.__path__ = []
     sys.modules["isorun_runner"] = package
@@ -52,6 +52,9 @@ def _isorun_setup(sources, ack_fd):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
         except Exception:
             pass
+
+    # It ends the system call before which an interrupt was missed.
+    signal.signal(signal.SIGURG, lambda *_: None)
 
     publish = shell.display_pub.publish
 
@@ -176,8 +179,13 @@ class Kernel:
         for fd in (self.wakeup, wakeup):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self.reset_interrupts()
+
+    def reset_interrupts(self):
         # The numbers of interrupts of the cell, and of those that the kernel was told of.
         self.interrupts = self.forwarded = 0
+        # True once the kernel has begun the cell, and if an interrupt came before.
+        self.has_begun = self.is_early = False
 
     def make_connection(self):
         connection = {
@@ -218,6 +226,7 @@ class Kernel:
 
     def start(self, sources):
         signal.signal(signal.SIGINT, self.on_interrupt)
+        signal.signal(signal.SIGURG, self.on_reminder)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # Only the Python kernel writes its output itself.
         log = tempfile.TemporaryFile()
@@ -299,7 +308,7 @@ class Kernel:
             if 97 not in ready:
                 continue
             cell = self.channel.next_cell()
-            self.interrupts = self.forwarded = 0
+            self.reset_interrupts()
             error = self.execute(cell["code"])
             if error is not None:
                 self.channel.queue(self.error_event(error))
@@ -342,6 +351,8 @@ class Kernel:
                             error = error or content
                 elif kind == "status":
                     idle |= is_mine and content.get("execution_state") == "idle"
+                elif kind == "execute_input" and is_mine:
+                    self.has_begun = True
                 elif kind == "error" and is_mine:
                     error = content
                 else:
@@ -378,6 +389,25 @@ class Kernel:
     def on_interrupt(self, _number, _frame):
         # The kernel is in the same process group and gets the signal, too.
         self.interrupts += 1
+        self.is_early |= not self.has_begun
+
+    def on_reminder(self, number, frame):
+        """Handles the signal by which the agent repeats an interrupt until the cell ends.
+
+        A kernel ignores an interrupt before it begins the cell, so that is sent again.
+        """
+        if self.interrupts == 0:
+            # It came before this process has read the cell.
+            self.on_interrupt(number, frame)
+            self.is_early = True
+        if self.is_early and self.has_begun:
+            self.is_early = False
+            if self.by_message:
+                self.forwarded -= 1
+            else:
+                self.process.send_signal(signal.SIGINT)
+        elif self.is_python:
+            self.process.send_signal(signal.SIGURG)
 
     def forward_interrupt(self):
         if self.forwarded == self.interrupts:

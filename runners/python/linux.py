@@ -170,16 +170,19 @@ class Runner:
             hides=lambda filename: filename.startswith("<isorun"),
         )
         self.loop = None
+        # True once the cell was told of its interrupt.
+        self.is_told = False
         self.streams = (sys.stdout, sys.stderr)
         self.flush_libc = libc_flush()
 
     def run(self):
-        signal.signal(signal.SIGINT, self.on_interrupt)
+        self.install_handlers()
         while True:
             self.wait()
             cell = self.channel.next_cell()
-            # An earlier cell may have replaced it.
-            signal.signal(signal.SIGINT, self.on_interrupt)
+            # An earlier cell may have replaced them.
+            self.install_handlers()
+            self.is_told = False
             self.context.execution_count = cell["execution_count"] - 1
             self.cells.run(self.context, cell["code"])
             self.flush()
@@ -206,11 +209,16 @@ class Runner:
         if self.flush_libc is not None:
             self.flush_libc(None)
 
+    def install_handlers(self):
+        signal.signal(signal.SIGINT, self.on_interrupt)
+        signal.signal(signal.SIGURG, self.on_reminder)
+
     def on_interrupt(self, _number, _frame):
         if not self.channel.is_owner():
             raise KeyboardInterrupt
         if not self.cells.interruptible:
             return
+        self.is_told = True
         if self.channel.guarded:
             self.channel.interrupted = True
             return
@@ -219,6 +227,17 @@ class Runner:
             raise KeyboardInterrupt
         self.loop.call_soon_threadsafe(task.cancel)
         self.interrupted_task = task
+
+    def on_reminder(self, number, frame):
+        """Handles the signal by which the agent repeats an interrupt until the cell ends.
+
+        The interrupt may have come before the code began. Or it came after the last check
+        for signals before a system call: then this signal has ended the call, and its
+        handler has run before this one.
+        """
+        is_ours = signal.getsignal(signal.SIGINT) == self.on_interrupt
+        if is_ours and not self.is_told and self.channel.is_owner():
+            self.on_interrupt(number, frame)
 
     def waiting_task(self):
         """Returns the task of the cell, if it waits and runs no code now."""

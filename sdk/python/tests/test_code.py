@@ -130,6 +130,22 @@ def test_cells_of_a_notebook(sandbox: Sandbox) -> None:
     assert sb.run_code("len(df)").text == "3"
 
 
+def test_missed_interrupt_is_repeated(sandbox: Sandbox) -> None:
+    sandbox.run_code("import signal, threading, time; kept = 5")
+    # Another thread receives the signal, and this one continues to wait.
+    code = """
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+try:
+    time.sleep(60)
+finally:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+"""
+    error = sandbox.run_code(code, timeout=0.5).error
+    assert error is not None and error.name == "TimeoutError"
+    assert sandbox.run_code("kept").text == "5"
+
+
 def test_magic_commands_run_in_a_kernel(notebook: str) -> None:
     with Sandbox(notebook, mem_mib=2048, timeout=120) as sb:
         assert sb.run_code("files = !echo one two\nfiles[0]").text == "'one two'"

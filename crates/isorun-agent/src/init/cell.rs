@@ -9,6 +9,10 @@
 //!               the context is idle                   the context is dead
 //! ```
 //!
+//! An interrupt can miss its cell: the interpreter may not have begun it yet, or may have
+//! checked for signals just before it starts to wait. So the interpreter is reminded of it
+//! until the cell ends.
+//!
 //! If its connection ends, the cell is interrupted, and the context is kept. In a copy
 //! of the sandbox, where no client attaches, the cell continues to its end without a
 //! client, and its output is discarded.
@@ -33,6 +37,8 @@ use super::session::{self, Outcome};
 
 /// The time that an interrupted cell gets to end before its interpreter is killed.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
+/// The time after which the interpreter is reminded of an interrupt.
+const REMINDER_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A cell that runs in a context.
 pub struct Cell {
@@ -46,12 +52,17 @@ pub struct Cell {
     timeout: Option<Duration>,
     deadline: Option<Deadline>,
     timed_out: bool,
-    /// The time to kill the interpreter, once the cell was interrupted.
-    kill_at: Option<Deadline>,
+    interruption: Option<Interruption>,
     /// The reason why the interpreter was killed.
     killed: Option<String>,
     /// The frame in progress.
     frame: Option<EventFrame>,
+}
+
+/// What follows an interrupt, unless the cell ends.
+struct Interruption {
+    remind_at: Deadline,
+    kill_at: Deadline,
 }
 
 /// A result or an error in progress.
@@ -71,7 +82,7 @@ enum Happening {
     Exited(Status),
     /// Its stream of frames cannot be read further.
     Broken(StreamError),
-    /// The time limit, or the end of the grace period.
+    /// The time limit, the time of a reminder, or the end of the grace period.
     Deadline,
     Order(Order),
 }
@@ -98,7 +109,7 @@ impl Cell {
             timeout,
             deadline: timeout.map(|timeout| agent.freezer.deadline(timeout)),
             timed_out: false,
-            kill_at: None,
+            interruption: None,
             killed: None,
             frame: None,
         }
@@ -175,7 +186,8 @@ impl Cell {
         agent.freezer.until(self.next_deadline()).await;
     }
 
-    /// Interrupts it at its time limit, or kills the interpreter after the grace period.
+    /// Interrupts it at its time limit, reminds the interpreter, or kills it after the grace
+    /// period.
     pub async fn on_deadline(&mut self, agent: &Agent) {
         // Neither fails without a connection.
         let _ = self.handle(agent, Happening::Deadline, None).await;
@@ -187,9 +199,9 @@ impl Cell {
     }
 
     fn next_deadline(&self) -> Option<Deadline> {
-        match self.kill_at {
+        match &self.interruption {
             Some(_) if self.killed.is_some() => None,
-            Some(at) => Some(at),
+            Some(interruption) => Some(interruption.remind_at.min(interruption.kill_at)),
             None => self.deadline,
         }
     }
@@ -233,21 +245,7 @@ impl Cell {
             Happening::Part(part) => return self.handle_part(part, conn).await,
             Happening::Stdout(bytes) => send(conn, Frame::Stdout(bytes))?,
             Happening::Stderr(bytes) => send(conn, Frame::Stderr(bytes))?,
-            Happening::Deadline if self.kill_at.is_some() => {
-                let why = if self.timed_out { "its time limit" } else { "an interrupt" };
-                self.kill(
-                    agent,
-                    format!(
-                        "the cell did not end within {} s after {why}: the interpreter was killed",
-                        INTERRUPT_GRACE.as_secs()
-                    ),
-                )
-                .await;
-            }
-            Happening::Deadline => {
-                self.timed_out = true;
-                self.interrupt(agent);
-            }
+            Happening::Deadline => self.handle_deadline(agent).await,
             Happening::Order(Order::Interrupt) => self.interrupt(agent),
             Happening::Order(Order::End(why)) => self.kill(agent, why.to_owned()).await,
             Happening::Exited(status) => {
@@ -273,6 +271,26 @@ impl Cell {
             }
         }
         Ok(false)
+    }
+
+    async fn handle_deadline(&mut self, agent: &Agent) {
+        let Some(interruption) = &mut self.interruption else {
+            self.timed_out = true;
+            return self.interrupt(agent);
+        };
+        if interruption.remind_at < interruption.kill_at {
+            interruption.remind_at = agent.freezer.deadline(REMINDER_INTERVAL);
+            if let Some(interpreter) = &self.interpreter {
+                interpreter.remind(&self.context.language);
+            }
+            return;
+        }
+        let why = if self.timed_out { "its time limit" } else { "an interrupt" };
+        let why = format!(
+            "the cell did not end within {} s after {why}: the interpreter was killed",
+            INTERRUPT_GRACE.as_secs()
+        );
+        self.kill(agent, why).await;
     }
 
     async fn handle_part(
@@ -388,7 +406,10 @@ impl Cell {
     fn interrupt(&mut self, agent: &Agent) {
         if let Some(interpreter) = &self.interpreter {
             interpreter.interrupt();
-            self.kill_at.get_or_insert_with(|| agent.freezer.deadline(INTERRUPT_GRACE));
+            self.interruption.get_or_insert_with(|| Interruption {
+                remind_at: agent.freezer.deadline(REMINDER_INTERVAL),
+                kill_at: agent.freezer.deadline(INTERRUPT_GRACE),
+            });
         }
     }
 

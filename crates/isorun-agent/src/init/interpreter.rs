@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
@@ -229,6 +229,14 @@ impl Interpreter {
     pub fn interrupt(&self) {
         // It may have exited just now.
         let _ = kill_process_group(self.pid, Signal::INT);
+    }
+
+    /// Reminds it of an interrupt that it may have missed.
+    pub fn remind(&self, language: &str) {
+        // A second interrupt would end the code that handles the first one. Only the code of
+        // Node.js cannot handle any.
+        let signal = if language == "javascript" { Signal::INT } else { Signal::URG };
+        let _ = kill_process(self.pid, signal);
     }
 
     /// Kills it with all processes that it has started.

@@ -345,6 +345,60 @@ async fn interrupted_cells_keep_their_context() {
     assert_eq!(text(&run(&server, &id, "x").await), "1");
 }
 
+/// An interrupt that comes while the interpreter does something else than the cell, or just
+/// before it starts to wait.
+#[server_test]
+async fn missed_interrupts_are_repeated() {
+    let server = Server::start();
+    let id = server.create().await;
+    for (language, before, code) in [
+        (
+            "python",
+            "import asyncio, time\nkept = 5\nasync def late():\n    await asyncio.sleep(0.05)\n    \
+             open('/tmp/python', 'w').close()\n    time.sleep(2)\ntask = \
+             asyncio.create_task(late())\n_ = await asyncio.sleep(0)",
+            "while True: pass",
+        ),
+        (
+            "javascript",
+            "globalThis.kept = 5\nsetTimeout(() => {\n  fs.writeFileSync('/tmp/javascript', '')\n  \
+             const end = Date.now() + 2000\n  while (Date.now() < end);\n}, 50)\nundefined",
+            "while (true);",
+        ),
+    ] {
+        let begun = run_with(&server, &id, before, json!({ "language": language })).await;
+        assert_eq!(begun["error"], Value::Null, "{begun}");
+        wait_for("code runs between two cells", async || {
+            let file = server.exec(&id, &format!("test -e /tmp/{language}")).await;
+            (file["exit_code"] == 0).then_some(())
+        })
+        .await;
+        let more = json!({ "language": language, "timeout": 0.3 });
+        let stopped = run_with(&server, &id, code, more).await;
+        assert_eq!(error_name(&stopped), "TimeoutError", "{code}: {stopped}");
+        let value = stopped["error"]["value"].as_str().unwrap();
+        assert!(value.contains("keeps its state"), "{code}: {value}");
+        let next = run_with(&server, &id, "kept", json!({ "language": language })).await;
+        assert_eq!(text(&next), "5", "{code}");
+    }
+    // Another thread receives the signal, and this one continues to wait.
+    let code = "import signal, threading, time\nthreading.Thread(target=time.sleep, args=(60,), \
+                daemon=True).start()\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\ntry: \
+                time.sleep(60)\nfinally: signal.pthread_sigmask(signal.SIG_UNBLOCK, \
+                [signal.SIGINT])";
+    let stopped = run_with(&server, &id, code, json!({ "timeout": 0.3 })).await;
+    let value = stopped["error"]["value"].as_str().unwrap();
+    assert!(value.contains("keeps its state"), "{value}");
+    assert_eq!(text(&run(&server, &id, "kept").await), "5");
+    // An interrupt that the code handles is not repeated.
+    let code = "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(1)\n'handled'";
+    let handled = run_with(&server, &id, code, json!({ "timeout": 0.3 })).await;
+    assert_eq!(error_name(&handled), "TimeoutError");
+    assert!(handled["error"]["value"].as_str().unwrap().contains("keeps its state"), "{handled}");
+    assert_eq!(handled["results"][0]["data"]["text/plain"], "'handled'", "{handled}");
+    assert_eq!(text(&run(&server, &id, "kept").await), "5");
+}
+
 #[server_test]
 async fn caught_interrupt_ends_the_interpreter() {
     let server = Server::start();
