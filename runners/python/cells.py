@@ -164,15 +164,16 @@ class Cells:
             and not (hides_value and ends_in_semicolon(source))
         ):
             last = ast.Expression(tree.body.pop().value)
+        codes = []
         if tree.body:
-            code = compile(tree, name, "exec", flags, dont_inherit=True)
+            codes.append(compile(tree, name, "exec", flags, dont_inherit=True))
             for flag in _FUTURE_FLAGS:
-                context.future_flags |= code.co_flags & flag
-            self._execute(context, code)
-        if last is None:
-            return NO_VALUE
-        flags = _ALLOW_AWAIT | context.future_flags
-        return self._execute(context, compile(last, name, "eval", flags, dont_inherit=True))
+                context.future_flags |= codes[0].co_flags & flag
+        if last is not None:
+            flags = _ALLOW_AWAIT | context.future_flags
+            codes.append(compile(last, name, "eval", flags, dont_inherit=True))
+        value = self._execute(context, *codes)
+        return NO_VALUE if last is None else value
 
     def display(self, *values, raw=False, metadata=None, include=None, exclude=None, **_ignored):
         """Shows values as results. With `raw`, each is a dictionary of MIME types.
@@ -257,11 +258,18 @@ class Cells:
             linecache.cache.pop(self._sources.popleft(), None)
         return name
 
-    def _execute(self, context, code):
-        result = eval(code, context.globals)
-        if code.co_flags & inspect.CO_COROUTINE:
-            return self.run_coroutine(result)
-        return result
+    def _execute(self, context, *codes):
+        """Runs the parts of a cell, and returns the value of the last one.
+
+        If one awaits something, all have the running event loop, as in a notebook: a task
+        can be created before the expression that awaits it.
+        """
+        if any(code.co_flags & inspect.CO_COROUTINE for code in codes):
+            return self.run_coroutine(_execute_in_loop(context, codes))
+        value = None
+        for code in codes:
+            value = eval(code, context.globals)
+        return value
 
     def _emit_error(self, error):
         """Emits an error, whatever its methods do, even if they are interrupted."""
@@ -315,6 +323,14 @@ class Cells:
 
 
 _OWN_FILES = (Context.__init__.__code__.co_filename, cell_results.bundle.__code__.co_filename)
+
+
+async def _execute_in_loop(context, codes):
+    for code in codes:
+        value = eval(code, context.globals)
+        if code.co_flags & inspect.CO_COROUTINE:
+            value = await value
+    return value
 
 
 def ends_in_semicolon(source):

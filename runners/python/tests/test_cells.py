@@ -57,6 +57,11 @@ class Values(CellsTest):
             ("1 + 1", "2"),
             ("x = 3\nx", "3"),
             ("import asyncio\nawait asyncio.sleep(0, 'slept')", "'slept'"),
+            (
+                "import asyncio\nasync def f():\n    return 4\n"
+                "task = asyncio.create_task(f())\nawait task",
+                "4",
+            ),
             ("async def items():\n    yield 1\n[item async for item in items()]", "[1]"),
             ("\ufeff'after a mark'", "'after a mark'"),
             ("'a;b'", "'a;b'"),

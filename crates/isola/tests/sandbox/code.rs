@@ -32,6 +32,11 @@ async fn values_are_shown_and_state_is_kept(runtime: Runtime) {
             ("x + 1", Some("21")),
             ("x + 2;", None),
             ("import asyncio\nawait asyncio.sleep(0, 'slept')", Some("'slept'")),
+            (
+                "import asyncio\nasync def f():\n    return 4\ntask = \
+                 asyncio.create_task(f())\nawait task",
+                Some("4"),
+            ),
             ("def f(): return [x]", None),
             ("f()", Some("[20]")),
             ("_", Some("[20]")),
