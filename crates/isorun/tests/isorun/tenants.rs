@@ -4,7 +4,7 @@ mod connections;
 mod machine;
 mod requests;
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use reqwest::Method;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
@@ -13,6 +13,9 @@ use crate::support::{Server, Tenant, answer};
 
 /// The time limit for responses that must not be delayed by other tenants.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The address of a client that is not at the one of the others.
+const OTHER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// Asserts that `/healthz`, `/readyz` and requests of another tenant succeed in time.
 async fn assert_others_served(server: &Server, neighbour: &Tenant) {

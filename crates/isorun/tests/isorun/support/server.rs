@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::{IpAddr, Ipv4Addr},
     ops::{Deref, DerefMut},
     os::unix::{
         fs::{chown, symlink},
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{ClientBuilder, Method, RequestBuilder, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -164,10 +165,7 @@ impl Server {
         let written = std::fs::read_to_string(home.path().join("isorun/client.json")).unwrap();
         let written: Value = serde_json::from_str(&written).unwrap();
         let key = written["api_key"].as_str().unwrap().to_owned();
-        // Idle connections are closed before the shortest idle timeout of any test: a request
-        // on a connection that the server has just closed would fail.
-        let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_millis(800));
-        let http = http.timeout(REQUEST_TIMEOUT).build().unwrap();
+        let http = http_client().build().unwrap();
         Self { child: Some(child), client: Tenant { url, key, http }, data, home }
     }
 
@@ -287,6 +285,13 @@ impl Drop for Server {
     }
 }
 
+fn http_client() -> ClientBuilder {
+    // Idle connections are closed before the shortest idle timeout of any test: a request on a
+    // connection that the server has just closed would fail.
+    let builder = reqwest::Client::builder().pool_idle_timeout(Duration::from_millis(800));
+    builder.timeout(REQUEST_TIMEOUT)
+}
+
 /// A client of a server with the key of one tenant.
 #[derive(Clone)]
 pub struct Tenant {
@@ -296,6 +301,12 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// Returns a client of the tenant that connects from that address.
+    pub fn at(self, address: Ipv4Addr) -> Self {
+        let http = http_client().local_address(IpAddr::from(address)).build().unwrap();
+        Self { http, ..self }
+    }
+
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)
     }

@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{RESPONSE_TIMEOUT, assert_others_served, connect};
+use super::{OTHER_ADDRESS, RESPONSE_TIMEOUT, assert_others_served, connect};
 use crate::support::{Server, Tenant, answer, refused};
 
 /// A small file system for the data of a server.
@@ -241,20 +241,30 @@ async fn invalid_limits_are_refused_at_startup(server: &Server) {
 async fn low_descriptor_limit_is_shared() {
     let server = Server::start_limited("ulimit -Sn 300 && ulimit -Hn 512", &[]);
     let (attacker, neighbour) = (server.tenant().await, server.tenant().await);
+    // The number of unauthenticated connections is limited for each address.
+    let attacker = attacker.at(OTHER_ADDRESS);
     let id = attacker.create().await;
-    let path = format!("/v1/runs/{id}/exec");
-    // Commands, each with a connection into the sandbox.
-    let execs = join_all((0..150).map(|_| async {
-        let request = attacker.request(Method::POST, &path);
-        let sent = request.json(&json!({ "command": "sleep 3" })).send().await;
+    let path = format!("/v1/runs/{id}/exec/stream");
+    // Commands that run until all are answered, each with a connection into the sandbox.
+    let command = json!({ "command": "echo started; sleep 600", "timeout": 0 });
+    let commands = join_all((0..150).map(|_| async {
         // A connection beyond the limit may be closed before its request is read.
-        sent.map_or(0, |response| response.status().as_u16())
+        let sent = attacker.request(Method::POST, &path).json(&command).send().await;
+        let mut answer = sent.ok()?;
+        let first = answer.chunk().await.ok()??;
+        Some((String::from_utf8_lossy(&first).into_owned(), answer))
     }));
-    let (execs, ()) = tokio::join!(execs, assert_others_served(&server, &neighbour));
+    let (commands, ()) = tokio::join!(commands, assert_others_served(&server, &neighbour));
+    assert_others_served(&server, &neighbour).await;
     assert!(server.descriptors() < 512 - 16, "{}", server.descriptors());
-    let served = execs.iter().filter(|status| **status == 200).count();
-    assert!((10..=48).contains(&served), "{served}: {execs:?}");
-    assert!(execs.iter().all(|status| [0, 200, 429].contains(status)), "{execs:?}");
+    let (started, refused): (Vec<_>, Vec<_>) = commands
+        .iter()
+        .flatten()
+        .map(|(first, _)| first)
+        .partition(|first| first.contains("started"));
+    assert!((10..=32).contains(&started.len()), "{}: {refused:?}", started.len());
+    assert!(refused.iter().all(|first| first.contains("too_many_requests")), "{refused:?}");
+    drop(commands);
     // Connections of a client that has sent its key, and then nothing else.
     let mut sockets = Vec::new();
     let request = format!(
