@@ -88,7 +88,8 @@ class Cells:
 
     `hides(filename)` reports whether frames of a file are left out of tracebacks. An entry
     of a result that is larger than `max_entry_bytes` is left out; if a whole result is
-    larger than `max_result_bytes`, its largest entries are.
+    larger than `max_result_bytes`, its largest entries are. `translate(source)` returns the
+    Python of a cell that is not valid as it is, or nothing.
     """
 
     def __init__(
@@ -98,11 +99,13 @@ class Cells:
         max_entry_bytes=8 * 1024 * 1024,
         max_result_bytes=64 * 1024 * 1024,
         hides=None,
+        translate=None,
     ):
         self.emit = emit
         self.run_coroutine = run_coroutine
         self.limits = cell_results.Limits(max_entry_bytes, max_result_bytes)
         self.hides = hides or (lambda filename: False)
+        self.translate = translate or (lambda source: None)
         # True while code of a cell runs, that is, while an interrupt has something to end.
         self.interruptible = False
         # The context whose working directory and main module are those of the process.
@@ -156,7 +159,7 @@ class Cells:
                 pass
             else:
                 return self._execute(context, code)
-        tree = compile(source, name, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
+        source, tree = self._parse(source, name, flags)
         last = None
         if (
             tree.body
@@ -174,6 +177,17 @@ class Cells:
             codes.append(compile(last, name, "eval", flags, dont_inherit=True))
         value = self._execute(context, *codes)
         return NO_VALUE if last is None else value
+
+    def _parse(self, source, name, flags):
+        """Returns the tree of a cell, and what was parsed."""
+        flags |= ast.PyCF_ONLY_AST
+        try:
+            return source, compile(source, name, "exec", flags, dont_inherit=True)
+        except SyntaxError:
+            translated = self.translate(source)
+            if translated is None:
+                raise
+        return translated, compile(translated, name, "exec", flags, dont_inherit=True)
 
     def display(self, *values, raw=False, metadata=None, include=None, exclude=None, **_ignored):
         """Shows values as results. With `raw`, each is a dictionary of MIME types.

@@ -7,6 +7,7 @@ the module `__main__` of this process, or in a Jupyter kernel if the image has o
 It needs only the standard library of Python 3.8 or later.
 """
 
+import builtins
 import importlib.util
 import json
 import os
@@ -33,12 +34,17 @@ def load_modules(sources):
     package.__path__ = []
     sys.modules[PACKAGE] = package
     for name in ("cell_charts", "cell_results", "cells", "jupyter"):
-        module = types.ModuleType(f"{PACKAGE}.{name}")
-        module.__package__ = PACKAGE
-        sys.modules[module.__name__] = module
-        setattr(package, name, module)
-        exec(compile(sources[name], f"<isorun {name}>", "exec"), module.__dict__)
+        load_module(package, name, sources[name])
     return package
+
+
+def load_module(package, name, source):
+    module = types.ModuleType(f"{PACKAGE}.{name}")
+    module.__package__ = PACKAGE
+    sys.modules[module.__name__] = module
+    setattr(package, name, module)
+    exec(compile(source, f"<isorun {name}>", "exec"), module.__dict__)
+    return module
 
 
 class Channel:
@@ -159,15 +165,19 @@ class Channel:
 class Runner:
     """Runs cells in this process."""
 
-    def __init__(self, channel, cells_module):
+    def __init__(self, channel, package, magics_source):
         self.channel = channel
-        self.context = cells_module.Context(module=sys.modules["__main__"])
-        self.cells = cells_module.Cells(
+        self.package = package
+        self.magics_source = magics_source
+        self.magics = None
+        self.context = package.cells.Context(module=sys.modules["__main__"])
+        self.cells = package.cells.Cells(
             self.emit,
             self.run_coroutine,
             MAX_ENTRY_BYTES,
             MAX_RESULT_BYTES,
             hides=lambda filename: filename.startswith("<isorun"),
+            translate=self.translate,
         )
         self.loop = None
         # True once the cell was told of its interrupt.
@@ -185,11 +195,22 @@ class Runner:
             self.is_told = False
             self.context.execution_count = cell["execution_count"] - 1
             self.cells.run(self.context, cell["code"])
+            if self.magics is not None:
+                self.magics.end_time()
             self.flush()
             if not self.channel.is_owner():
                 # A process that the cell has forked, and that has not exited.
                 os._exit(0)
             self.channel.end()
+
+    def translate(self, source):
+        """Returns the Python of a cell with commands, or nothing if it has none."""
+        if self.magics is None:
+            # Few contexts need it, and all would start later.
+            module = load_module(self.package, "cell_magics", self.magics_source)
+            self.magics = module.Magics()
+            setattr(builtins, module.NAME, self.magics)
+        return self.package.cell_magics.translate(source)
 
     def emit(self, event):
         self.flush()
@@ -318,7 +339,7 @@ def main(sources):
         )
         os._exit(1)
     sys.argv = [""]
-    runner = Runner(channel, package.cells)
+    runner = Runner(channel, package, sources["cell_magics"])
     channel.ready("python")
     runner.run()
 

@@ -146,6 +146,28 @@ finally:
     assert sandbox.run_code("kept").text == "5"
 
 
+def test_shell_and_magic_commands(sandbox: Sandbox) -> None:
+    def stdout(code: str) -> str:
+        execution = sandbox.run_code(code)
+        assert execution.error is None, execution.error
+        return "".join(execution.logs.stdout).replace("\r\n", "\n")
+
+    assert stdout("x = 2\n!echo a {x + 1} $x") == "a 3 2\n"
+    assert sandbox.run_code("lines = !printf 'b\\nc\\n'\nlist(lines)").text == "['b', 'c']"
+    assert stdout("%cd /tmp\n%matplotlib inline") == "/tmp\n"
+    assert sandbox.run_code("%pwd").text == "'/tmp'"
+    assert stdout("%env SHOWN=5\n!echo $SHOWN") == "env: SHOWN=5\n5\n"
+    assert stdout("%%writefile f.txt\none\ntwo") == "Writing f.txt\n"
+    assert stdout("%%bash\nwc -l < f.txt") == "2\n"
+    assert "Wall time" in stdout("%%time\nx = 3")
+    assert sandbox.run_code("!exit 3\n_exit_code").text == "3"
+    failed = sandbox.run_code("%nothing").error
+    assert failed is not None and failed.name == "UsageError"
+    stopped = sandbox.run_code("!sleep 60", timeout=0.5).error
+    assert stopped is not None and stopped.name == "TimeoutError"
+    assert sandbox.run_code("x").text == "3"
+
+
 def test_magic_commands_run_in_a_kernel(notebook: str) -> None:
     with Sandbox(notebook, mem_mib=2048, timeout=120) as sb:
         assert sb.run_code("files = !echo one two\nfiles[0]").text == "'one two'"

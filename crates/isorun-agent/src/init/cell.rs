@@ -52,7 +52,7 @@ pub struct Cell {
     timeout: Option<Duration>,
     deadline: Option<Deadline>,
     timed_out: bool,
-    interruption: Option<Interruption>,
+    interrupt_deadlines: Option<InterruptDeadlines>,
     /// The reason why the interpreter was killed.
     killed: Option<String>,
     /// The frame in progress.
@@ -60,7 +60,7 @@ pub struct Cell {
 }
 
 /// What follows an interrupt, unless the cell ends.
-struct Interruption {
+struct InterruptDeadlines {
     remind_at: Deadline,
     kill_at: Deadline,
 }
@@ -109,7 +109,7 @@ impl Cell {
             timeout,
             deadline: timeout.map(|timeout| agent.freezer.deadline(timeout)),
             timed_out: false,
-            interruption: None,
+            interrupt_deadlines: None,
             killed: None,
             frame: None,
         }
@@ -199,9 +199,9 @@ impl Cell {
     }
 
     fn next_deadline(&self) -> Option<Deadline> {
-        match &self.interruption {
+        match &self.interrupt_deadlines {
             Some(_) if self.killed.is_some() => None,
-            Some(interruption) => Some(interruption.remind_at.min(interruption.kill_at)),
+            Some(deadlines) => Some(deadlines.remind_at.min(deadlines.kill_at)),
             None => self.deadline,
         }
     }
@@ -274,12 +274,12 @@ impl Cell {
     }
 
     async fn handle_deadline(&mut self, agent: &Agent) {
-        let Some(interruption) = &mut self.interruption else {
+        let Some(deadlines) = &mut self.interrupt_deadlines else {
             self.timed_out = true;
             return self.interrupt(agent);
         };
-        if interruption.remind_at < interruption.kill_at {
-            interruption.remind_at = agent.freezer.deadline(REMINDER_INTERVAL);
+        if deadlines.remind_at < deadlines.kill_at {
+            deadlines.remind_at = agent.freezer.deadline(REMINDER_INTERVAL);
             if let Some(interpreter) = &self.interpreter {
                 interpreter.remind(&self.context.language);
             }
@@ -406,7 +406,7 @@ impl Cell {
     fn interrupt(&mut self, agent: &Agent) {
         if let Some(interpreter) = &self.interpreter {
             interpreter.interrupt();
-            self.interruption.get_or_insert_with(|| Interruption {
+            self.interrupt_deadlines.get_or_insert_with(|| InterruptDeadlines {
                 remind_at: agent.freezer.deadline(REMINDER_INTERVAL),
                 kill_at: agent.freezer.deadline(INTERRUPT_GRACE),
             });

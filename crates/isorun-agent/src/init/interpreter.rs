@@ -33,10 +33,11 @@ const EVENTS_FD: i32 = 98;
 
 /// The sources of the runners. The agent contains them, so that an image needs the
 /// interpreter only.
-const PYTHON_SOURCES: [(&str, &str); 5] = [
+const PYTHON_SOURCES: [(&str, &str); 6] = [
     ("main", include_str!("../../../../runners/python/linux.py")),
     ("cells", include_str!("../../../../runners/python/cells.py")),
     ("cell_results", include_str!("../../../../runners/python/cell_results.py")),
+    ("cell_magics", include_str!("../../../../runners/python/cell_magics.py")),
     ("cell_charts", include_str!("../../../../runners/python/cell_charts.py")),
     ("jupyter", include_str!("../../../../runners/python/jupyter.py")),
 ];

@@ -345,6 +345,32 @@ async fn interrupted_cells_keep_their_context() {
     assert_eq!(text(&run(&server, &id, "x").await), "1");
 }
 
+#[server_test]
+async fn python_cells_may_contain_shell_and_magic_commands() {
+    let server = Server::start();
+    let id = server.create().await;
+    for (code, output) in [
+        ("name = 'b'\n!echo a {name} $((1 + 1)); echo c >&2", "a b 2\n"),
+        ("print('first')\n!echo then\nprint('last')", "first\nthen\nlast\n"),
+        ("%cd /tmp\n%matplotlib inline", "/tmp\n"),
+        ("%%writefile made.txt\none\ntwo", "Writing made.txt\n"),
+        ("%%bash\nwc -l < made.txt", "2\n"),
+    ] {
+        let execution = run(&server, &id, code).await;
+        assert_eq!(execution["error"], Value::Null, "{code}");
+        assert_eq!(log(&execution, "stdout"), output, "{code}");
+    }
+    assert_eq!(text(&run(&server, &id, "lines = !cat made.txt\nlines").await), "['one', 'two']");
+    assert_eq!(text(&run(&server, &id, "!exit 3\n_exit_code").await), "3");
+    let unknown = run(&server, &id, "x = 1\n%nothing").await;
+    assert_eq!(error_name(&unknown), "UsageError");
+    let traceback = unknown["error"]["traceback"].as_str().unwrap();
+    assert!(traceback.contains("line 2") && !traceback.contains("isorun"), "{traceback}");
+    let stopped = run_with(&server, &id, "!sleep 60", json!({ "timeout": 0.3 })).await;
+    assert_eq!(error_name(&stopped), "TimeoutError");
+    assert_eq!(text(&run(&server, &id, "x").await), "1");
+}
+
 /// An interrupt that comes while the interpreter does something else than the cell, or just
 /// before it starts to wait.
 #[server_test]
