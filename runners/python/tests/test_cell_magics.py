@@ -140,7 +140,7 @@ class Python(MagicsTest):
             self.assertEqual(self.text(source), text, source)
 
     def test_errors_of_the_syntax_are_reported_as_they_are(self):
-        for source in ["x = = 1", "print('a'", "if True:\n  x\n y", "x = !"]:
+        for source in ["x = = 1", "print('a'", "if True:\n  x\n y", "x = !", "x = 5\n% 3", "!"]:
             (event,) = self.run_cell(source)
             self.assertIn(event["name"], ("SyntaxError", "IndentationError"), source)
         (event,) = self.run_cell("!echo a\nx = = 1")
