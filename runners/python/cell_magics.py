@@ -28,9 +28,7 @@ NAME = "__cell_magics__"
 
 # A magic command or a shell command, and one whose result is assigned.
 _STATEMENT = re.compile(r"(\s*)()(!!|!|%(?=\s*[A-Za-z]))\s*(\S.*)")
-_ASSIGNMENT = re.compile(
-    r"(\s*)([A-Za-z_][\w.\[\]'\", ]*?)\s*=\s*(!|%(?=\s*[A-Za-z]))\s*(\S.*)"
-)
+_ASSIGNMENT = re.compile(r"(\s*)([A-Za-z_][\w.\[\]'\", ]*?)\s*=\s*(!|%(?=\s*[A-Za-z]))\s*(\S.*)")
 
 # What decides whether a line of Python ends: comments, strings, brackets, backslashes.
 _TOKEN = re.compile(r"#.*|\\.?|'''|\"\"\"|'|\"|[()\[\]{}]")

@@ -158,7 +158,7 @@ def test_shell_and_magic_commands(sandbox: Sandbox) -> None:
     assert sandbox.run_code("%pwd").text == "'/tmp'"
     assert stdout("%env SHOWN=5\n!echo $SHOWN") == "env: SHOWN=5\n5\n"
     assert stdout("%%writefile f.txt\none\ntwo") == "Writing f.txt\n"
-    lines = stdout("%%bash\nwhile read line; do echo \"<$line>\"; done < f.txt")
+    lines = stdout('%%bash\nwhile read line; do echo "<$line>"; done < f.txt')
     assert lines == "<one>\n<two>\n"
     assert "Wall time" in stdout("%%time\nx = 3")
     assert sandbox.run_code("!exit 3\n_exit_code").text == "3"
