@@ -57,6 +57,7 @@ async def test_async_sandbox_runs_commands_and_transfers_files(tmp_path: Path) -
 
 async def test_the_error_of_a_large_upload_is_that_of_the_server() -> None:
     async with AsyncSandbox("host") as sb:
+        assert sb.id is not None
         again = await AsyncSandbox.connect(sb.id)
         await sb.destroy()
         with pytest.raises(IsorunError) as caught:
