@@ -33,6 +33,12 @@ _ASSIGNMENT = re.compile(r"(\s*)([A-Za-z_][\w.\[\]'\", ]*?)\s*=\s*(!|%(?=\s*[A-Z
 # What decides whether a line of Python ends: comments, strings, brackets, backslashes.
 _TOKEN = re.compile(r"#.*|\\.?|'''|\"\"\"|'|\"|[()\[\]{}]")
 
+# What is replaced in a command.
+_EXPANDED = re.compile(
+    r"(?P<literal>\{\{[^{}]+\}\})|\{(?P<code>[^{}]+)\}"
+    r"|(?P<plain>\$\$[A-Za-z_]\w*)|(?<![\\$])\$(?P<name>[A-Za-z_]\w*)"
+)
+
 # The programs that IPython has as magic commands of a line.
 _PROGRAMS = ("cat", "cp", "ls", "mkdir", "mv", "rm", "rmdir")
 
@@ -144,15 +150,12 @@ class Magics:
     def shell(self, command):
         """Runs a command, whose output is that of the cell."""
         frame = sys._getframe(1)
-        frame.f_globals["_exit_code"] = self._run(_expand(command, frame))
+        self._run_noted(_expand(command, frame), frame)
 
     def output(self, command):
         """Runs a command, and returns the lines that it writes."""
         frame = sys._getframe(1)
-        arguments = [self.shell_program, "-c", _expand(command, frame)]
-        done = subprocess.run(arguments, stdout=subprocess.PIPE)
-        importlib.invalidate_caches()
-        frame.f_globals["_exit_code"] = done.returncode
+        done = self._run_noted(_expand(command, frame), frame, stdout=subprocess.PIPE)
         return done.stdout.decode("utf-8", "backslashreplace").splitlines()
 
     def line(self, name, argument):
@@ -164,12 +167,10 @@ class Magics:
             return getattr(self, "_" + name)(argument, frame)
         argument = _expand(argument, frame)
         if name in _PROGRAMS:
-            frame.f_globals["_exit_code"] = self._run(f"{name} {argument}")
+            self._run_noted(f"{name} {argument}", frame)
             return None
         if name == "pip":
-            frame.f_globals["_exit_code"] = self._run(
-                f"{shlex.quote(sys.executable)} -m pip {argument}"
-            )
+            self._run_noted(f"{shlex.quote(sys.executable)} -m pip {argument}", frame)
             return None
         if name == "cd":
             os.chdir(os.path.expanduser(_unquoted(argument) or "~"))
@@ -185,9 +186,9 @@ class Magics:
     def cell(self, name, argument, body):
         """Runs a magic command of a cell."""
         if name in ("bash", "sh"):
-            code = self._run(body, "/bin/sh" if name == "sh" else self.shell_program)
-            if code != 0:
-                raise subprocess.CalledProcessError(code, name)
+            done = self._run(body, "/bin/sh" if name == "sh" else self.shell_program)
+            if done.returncode != 0:
+                raise subprocess.CalledProcessError(done.returncode, name)
         elif name == "writefile":
             _write_file(_expand(argument, sys._getframe(1)), body)
         else:
@@ -207,20 +208,19 @@ class Magics:
                 # The code has closed or replaced the output.
                 pass
 
-    def _run(self, command, program=None):
+    def _run_noted(self, command, frame, stdout=None):
+        """Runs a command of a line, and gives its exit code to the code."""
+        done = self._run(command, self.shell_program, stdout)
+        frame.f_globals["_exit_code"] = done.returncode
+        return done
+
+    def _run(self, command, program, stdout=None):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        with subprocess.Popen([program or self.shell_program, "-c", command]) as process:
-            try:
-                code = process.wait()
-            except BaseException:
-                # An interrupt reaches it as well, and `wait` has given it a moment.
-                process.kill()
-                process.wait()
-                raise
+        done = subprocess.run([program, "-c", command], stdout=stdout)
         # It may have installed packages.
         importlib.invalidate_caches()
-        return code
+        return done
 
     def _time(self, code, frame):
         started = _times()
@@ -244,16 +244,20 @@ class Magics:
 
 
 def _expand(command, frame):
-    """Replaces `{expression}` and `$name` by values of the code; what is neither stays."""
+    """Replaces `{expression}` and `$name` by values of the code; what is neither stays.
+
+    `{{text}}` is `{text}`, and `$$name` is `$name`.
+    """
 
     def value(found):
-        text = found[1] or found[2]
+        if found["literal"] or found["plain"]:
+            return found[0][1:-1] if found["literal"] else found[0][1:]
         try:
-            return str(eval(text, frame.f_globals, frame.f_locals))
+            return str(eval(found["code"] or found["name"], frame.f_globals, frame.f_locals))
         except Exception:
             return found[0]
 
-    return re.sub(r"\{([^{}]+)\}|(?<![\\$])\$([A-Za-z_]\w*)", value, command)
+    return _EXPANDED.sub(value, command)
 
 
 def _unquoted(text):

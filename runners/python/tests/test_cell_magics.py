@@ -59,6 +59,7 @@ class ShellCommands(MagicsTest):
             ("x = [\n  5\n  % 3]\n!echo {x}", "[2]\n"),
             ("x = 1 + \\\n  2 # (\n!echo {x}", "3\n"),
             ("!printf {'%s' % 'q'}", "q"),
+            ("x = 5\n!echo '{{x}} {x} $$x' '{\"a\": {\"b\": {}}}'", '{x} 5 $x {"a": {"b": {}}}\n'),
         ]:
             self.assertEqual(self.output(source), (output, []), source)
 

@@ -234,8 +234,8 @@ impl Interpreter {
 
     /// Reminds it of an interrupt that it may have missed.
     pub fn remind(&self, language: &str) {
-        // A second interrupt would end the code that handles the first one. Only the code of
-        // Node.js cannot handle any.
+        // A second SIGINT would end the Python code that handles the first one; in Node.js only
+        // SIGINT ends a script that runs.
         let signal = if language == "javascript" { Signal::INT } else { Signal::URG };
         let _ = kill_process(self.pid, signal);
     }
