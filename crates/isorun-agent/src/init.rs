@@ -71,7 +71,9 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
         let reaping = Rc::clone(&agent);
         tokio::task::spawn_local(async move {
             loop {
-                reaping.reaper.reap();
+                while reaping.reaper.reap_some() {
+                    tokio::task::yield_now().await;
+                }
                 reaping.cgroups.sweep();
                 if children.recv().await.is_none() {
                     return;

@@ -12,6 +12,10 @@ const USAGE: &str = "usage: isorun-agent LISTEN PEER
 
 The first process of an isorun sandbox. It runs nowhere else.";
 
+/// Whether this build waits by `poll` instead of `epoll`, which does not survive a checkpoint.
+#[allow(unexpected_cfgs, reason = "a flag of mio, set by `cargo xtask setup --linux`")]
+const WAITS_BY_POLL: bool = cfg!(mio_unsupported_force_poll_poll);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (listen, peer): (SocketAddr, IpAddr) = match arguments.as_slice() {
@@ -25,6 +29,12 @@ fn main() -> ExitCode {
         },
         _ => return fail(USAGE),
     };
+    if !WAITS_BY_POLL {
+        return fail(
+            "isorun-agent: this build waits by epoll, with which it fails after a restore: build \
+             it by `cargo xtask setup --linux`",
+        );
+    }
     if std::process::id() != 1 {
         return fail("isorun-agent: this is not the first process of a sandbox");
     }

@@ -17,6 +17,7 @@ pub mod shells;
 pub mod stopped;
 
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -91,7 +92,8 @@ macro_rules! conformance {
             lifecycle by run_case:
                 ids_are_unique_until_destroyed, invalid_specs_are_refused,
                 death_of_a_sandbox_is_reported, machine_is_not_visible,
-                sandboxes_are_isolated_from_each_other, checkpoint_can_be_restored_repeatedly;
+                sandboxes_are_isolated_from_each_other, checkpoint_can_be_restored_repeatedly,
+                restored_sandbox_can_be_saved_at_once;
         );
     };
     (@ $open:expr; $($module:ident by $run:ident: $($case:ident),+;)+) => {
@@ -196,6 +198,13 @@ impl<'a> Sandbox<'a> {
     pub async fn with_spec(engine: &'a dyn Engine, spec: SandboxSpec) -> Self {
         let id = spec.id.clone();
         engine.create(spec).await.unwrap();
+        Self { engine, id }
+    }
+
+    /// Restores a checkpoint.
+    pub async fn restore(engine: &'a dyn Engine, spec: SandboxSpec, from: &Path) -> Self {
+        let id = spec.id.clone();
+        engine.restore(spec, from).await.unwrap();
         Self { engine, id }
     }
 

@@ -509,6 +509,9 @@ impl Inner {
             "--file-access=exclusive",
             "--file-access-mounts=exclusive",
         ]);
+        if self.tools.features.has_cgroups_v2 {
+            command.arg("--in-sandbox-cgroup=v2");
+        }
         // `runsc` must not inherit the environment of the server.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(dir);

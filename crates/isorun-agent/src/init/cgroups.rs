@@ -2,9 +2,13 @@
 //!
 //! Each program that a client runs gets a control group of its own. All processes
 //! that it starts are in it too, even a daemon in another session, so all of them
-//! can be found and killed. In another hierarchy there is one group for all
-//! programs, which has the sandbox's limit of processes: under gVisor a limit does
-//! not apply to the groups below.
+//! can be found and killed. The group above has the sandbox's limit of processes.
+//!
+//! That is version 2 of control groups, which gVisor has since 2026. Of version 1, which
+//! it has before, a limit does not apply to the groups below, and nothing kills a group as
+//! a whole. So there one group in another hierarchy has the limit for all programs; a
+//! fork is counted in one of the two hierarchies at random, so that about half of those
+//! beyond the limit succeed.
 //!
 //! The cgroup file system is mounted, opened and unmounted again before any other
 //! program runs. There is no path to it inside the sandbox, and mounting it
@@ -12,6 +16,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -40,12 +45,13 @@ const MAX_SPARES: usize = 16;
 
 /// All control groups of the sandbox.
 pub struct Cgroups {
-    /// The group of all programs, which has the limit.
-    all: OwnedFd,
-    /// Its `cgroup.procs` and `pids.current`. Files are kept open where that saves
-    /// system calls when a program starts, which are expensive under gVisor.
-    all_procs: OwnedFd,
-    all_current: OwnedFd,
+    /// `pids.current` and `pids.max` of the group that has the limit. Files are kept open
+    /// where that saves system calls when a program starts, which are expensive under
+    /// gVisor.
+    current: OwnedFd,
+    max: OwnedFd,
+    /// Under version 1 its `cgroup.procs`: a program has to join it as well.
+    procs: Option<OwnedFd>,
     limit: Cell<Option<u32>>,
     /// The directory that has one group for each program.
     each: OwnedFd,
@@ -62,18 +68,40 @@ pub struct Cgroup {
     /// Its `cgroup.procs`. Writing to it joins the group, reading it lists the
     /// processes.
     procs: OwnedFd,
+    /// Under version 2 its `cgroup.kill`. Writing to it kills the processes in it, and those
+    /// that they fork meanwhile.
+    kill: Option<OwnedFd>,
 }
 
 impl Cgroups {
     /// Mounts the file systems, opens them and removes their paths.
     pub fn mount() -> io::Result<Self> {
+        Self::version_2().or_else(|_| Self::version_1())
+    }
+
+    fn version_2() -> io::Result<Self> {
+        let root = mount_hierarchy(c"cgroup2", None)?;
+        write_at(&root, "cgroup.subtree_control", "+pids")?;
+        let all = make_group(&root)?;
+        // An incomplete implementation is not used.
+        open_at(&all, "cgroup.kill", OFlags::WRONLY)?;
+        Self::new(&all, None, all.try_clone()?)
+    }
+
+    fn version_1() -> io::Result<Self> {
+        let hierarchy = |controller| make_group(&mount_hierarchy(c"cgroup", Some(controller))?);
         let all = hierarchy(c"pids")?;
+        let procs = open_at(&all, "cgroup.procs", OFlags::RDWR)?;
+        Self::new(&all, Some(procs), hierarchy(c"cpuacct")?)
+    }
+
+    fn new(all: &OwnedFd, procs: Option<OwnedFd>, each: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            all_procs: open_at(&all, "cgroup.procs", OFlags::RDWR)?,
-            all_current: open_at(&all, "pids.current", OFlags::RDONLY)?,
-            all,
+            current: open_at(all, "pids.current", OFlags::RDONLY)?,
+            max: open_at(all, "pids.max", OFlags::WRONLY)?,
+            procs,
             limit: Cell::new(None),
-            each: hierarchy(c"cpuacct")?,
+            each,
             next: Cell::new(0),
             spares: RefCell::default(),
             lingering: RefCell::default(),
@@ -82,7 +110,7 @@ impl Cgroups {
 
     /// Limits the processes and threads of all groups together.
     pub fn limit(&self, pids: u32) -> io::Result<()> {
-        write_at(&self.all, "pids.max", &pids.to_string())?;
+        rustix::io::pwrite(&self.max, pids.to_string().as_bytes(), 0)?;
         self.limit.set(Some(pids));
         Ok(())
     }
@@ -96,12 +124,12 @@ impl Cgroups {
 
     /// Counts the processes and threads of all groups together.
     pub fn count(&self) -> Option<u32> {
-        read(&self.all_current).ok()?.trim().parse().ok()
+        read(&self.current).ok()?.trim().parse().ok()
     }
 
     /// Returns the files to which a process writes `0` to join a group.
-    pub fn join_files<'a>(&'a self, cgroup: &'a Cgroup) -> [BorrowedFd<'a>; 2] {
-        [self.all_procs.as_fd(), cgroup.procs.as_fd()]
+    pub fn join_files<'a>(&'a self, cgroup: &'a Cgroup) -> [Option<BorrowedFd<'a>>; 2] {
+        [self.procs.as_ref().map(AsFd::as_fd), Some(cgroup.procs.as_fd())]
     }
 
     /// Kills every process in a group, and returns when none is left. `program` is the
@@ -109,16 +137,20 @@ impl Cgroups {
     pub async fn kill(&self, cgroup: &Cgroup, program: Pid) {
         let mut pause = Duration::from_micros(100);
         for round in 0.. {
+            // First, since each system call may take long beside a hundred busy processes.
+            let killed = cgroup.kill();
             let mut members = cgroup.members();
             if members.is_empty() {
                 break;
             }
-            if members.len() >= MIN_MEMBERS_TO_STOP || round >= MAX_PLAIN_ROUNDS {
-                members = cgroup.stop(program);
-            }
-            for pid in members {
-                // It may have exited since.
-                let _ = kill_process(pid, Signal::KILL);
+            if !killed {
+                if members.len() >= MIN_MEMBERS_TO_STOP || round >= MAX_PLAIN_ROUNDS {
+                    members = cgroup.stop(program);
+                }
+                for pid in members {
+                    // It may have exited since.
+                    let _ = kill_process(pid, Signal::KILL);
+                }
             }
             // The reaper collects their exits in another task.
             tokio::time::sleep(pause).await;
@@ -136,7 +168,11 @@ impl Cgroups {
         let name = format!("e{number}");
         mkdirat(&self.each, &*name, Mode::RWXU)?;
         let procs = open_at(&self.each, &format!("{name}/cgroup.procs"), OFlags::RDWR)?;
-        Ok(Cgroup { name, procs })
+        let kill = match self.procs {
+            Some(_) => None,
+            None => Some(open_at(&self.each, &format!("{name}/cgroup.kill"), OFlags::WRONLY)?),
+        };
+        Ok(Cgroup { name, procs, kill })
     }
 
     /// Takes back a group whose program has exited.
@@ -175,6 +211,12 @@ impl Cgroup {
     pub fn members(&self) -> Vec<Pid> {
         let Ok(text) = read(&self.procs) else { return Vec::new() };
         text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
+    }
+
+    /// Kills every process in it at once, or returns false if the version of control groups
+    /// cannot.
+    fn kill(&self) -> bool {
+        self.kill.as_ref().is_some_and(|kill| rustix::io::pwrite(kill, b"1", 0).is_ok())
     }
 
     /// Stops every process in it, and returns them.
@@ -222,13 +264,18 @@ fn has_process_group(members: &[Pid], program: Pid) -> bool {
             .any(|pid| getpgid(Some(*pid)) == Ok(program))
 }
 
-/// Creates a group in a hierarchy of its own, which has no path any more.
-fn hierarchy(controller: &std::ffi::CStr) -> io::Result<OwnedFd> {
-    mount("none", MOUNT_POINT, "cgroup", MountFlags::empty(), Some(controller))?;
+/// Mounts a hierarchy, and returns its root, which has no path any more.
+fn mount_hierarchy(kind: &CStr, controller: Option<&CStr>) -> io::Result<OwnedFd> {
+    mount("none", MOUNT_POINT, kind, MountFlags::empty(), controller)?;
     let root = open(MOUNT_POINT, DIRECTORY, Mode::empty())?;
     unmount(MOUNT_POINT, UnmountFlags::DETACH)?;
-    mkdirat(&root, CGROUP_NAME, Mode::RWXU)?;
-    Ok(openat(&root, CGROUP_NAME, DIRECTORY, Mode::empty())?)
+    Ok(root)
+}
+
+/// Creates the group above those of programs.
+fn make_group(root: &OwnedFd) -> io::Result<OwnedFd> {
+    mkdirat(root, CGROUP_NAME, Mode::RWXU)?;
+    Ok(openat(root, CGROUP_NAME, DIRECTORY, Mode::empty())?)
 }
 
 /// Removes capabilities that only the agent needs from the bounding set of its

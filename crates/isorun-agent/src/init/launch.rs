@@ -49,7 +49,7 @@ pub struct Plan<'a> {
     /// True if standard input is its controlling terminal.
     pub has_terminal: bool,
     /// The files to write `0` into, which joins the cgroups.
-    pub cgroup_files: [BorrowedFd<'a>; 2],
+    pub cgroup_files: [Option<BorrowedFd<'a>>; 2],
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -327,7 +327,7 @@ unsafe fn set_up_and_exec(child: &Child<'_>) -> c_int {
     // SAFETY: by the contract above. `syscall` is used where libc would change the
     // user of all threads, which are the parent's.
     unsafe {
-        for file in &plan.cgroup_files {
+        for file in plan.cgroup_files.iter().flatten() {
             if libc::pwrite(file.as_raw_fd(), c"0".as_ptr().cast(), 1, 0) < 0 {
                 return errno();
             }

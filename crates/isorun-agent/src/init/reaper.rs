@@ -13,6 +13,9 @@ use isorun_agent::protocol::Status;
 
 use super::launch::is_terminal_stop;
 
+/// The number of processes that are reaped before other tasks run.
+const MAX_REAPED_AT_ONCE: usize = 4;
+
 /// The processes whose exit is waited for.
 ///
 /// Spawning and reaping happen on one thread, and a spawned process is watched
@@ -70,9 +73,15 @@ impl Reaper {
         Exit(Some(receiver))
     }
 
-    /// Reaps every process that has exited.
-    pub fn reap(&self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+    /// Reaps processes that have exited. Returns whether there may be more.
+    ///
+    /// The orphans of a fork bomb exit as fast as they are reaped, so the caller lets other
+    /// tasks run in between: one of them kills the bomb.
+    pub fn reap_some(&self) -> bool {
+        for _ in 0..MAX_REAPED_AT_ONCE {
+            let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) else {
+                return false;
+            };
             let status = match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Status::Code(code),
                 (None, Some(signal)) => Status::Signal(signal),
@@ -86,6 +95,7 @@ impl Reaper {
                 let _ = watched.end.send(status);
             }
         }
+        true
     }
 
     fn stopped(&self, pid: Pid, signal: Option<i32>) {

@@ -14,16 +14,28 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// same CPU, and other programs of the machine make it move them.
 const MAX_INTERVALS: usize = 5;
 
-/// Two busy loops together get at most the CPU time of one CPU.
+/// Two busy loops together get at most the CPU time of one CPU, in a new sandbox and in a
+/// restored one.
 pub async fn cpu_quota_is_enforced(engine: &dyn Engine) {
-    let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { vcpus: 1, ..spec() }).await;
-    let before = engine.stats(&sandbox.id).await.unwrap();
+    let small = || crate::SandboxSpec { vcpus: 1, ..spec() };
+    let sandbox = Sandbox::with_spec(engine, small()).await;
+    assert_quota_of_one(&sandbox).await;
+    if engine.capabilities().checkpoint {
+        let dir = tempfile::tempdir().unwrap();
+        engine.checkpoint(&sandbox.id, dir.path(), false).await.unwrap();
+        assert_quota_of_one(&Sandbox::restore(engine, small(), dir.path()).await).await;
+    }
+}
+
+async fn assert_quota_of_one(sandbox: &Sandbox<'_>) {
+    let used = async || sandbox.engine.stats(&sandbox.id).await.unwrap().cpu_ms;
+    let before = used().await;
     let start = Instant::now();
     let spin = "(while :; do :; done) & while :; do :; done";
     let exec = sandbox.exec(Exec { timeout_ms: Some(3000), ..shell(spin) }).await.unwrap();
     assert_eq!(exec.output(10).await.unwrap().status, Status::TimedOut);
     let took = start.elapsed().as_millis() as u64;
-    let used = engine.stats(&sandbox.id).await.unwrap().cpu_ms - before.cpu_ms;
+    let used = used().await - before;
     assert!(used <= took * 13 / 10 + 200, "{used} ms of CPU time in {took} ms");
     assert!(used > 300, "{used} ms of CPU time in {took} ms");
 }

@@ -29,6 +29,9 @@ pub const CPU_SHARES: u32 = 4096;
 /// The same in the unit of version 2.
 const CPU_WEIGHT: u32 = 157;
 
+/// The period of the CPU quota, in microseconds.
+pub const CPU_PERIOD_US: u64 = 100_000;
+
 /// The mount points of the control group hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchies {
@@ -160,10 +163,28 @@ impl Cgroup {
             ("cpu.shares", CPU_SHARES, 2)
         };
         let value = (full * weight.thousandths() / CpuWeight::FULL.thousandths()).max(least);
-        let directory = self.hierarchies.controllers.get("cpu");
-        let directory = directory.ok_or_else(|| Error::Setup("no cpu controller".to_owned()))?;
-        fs::write(directory.join(&self.name).join(file), value.to_string())
-            .map_err(Error::io("cannot set the CPU weight of a control group"))
+        self.write("cpu", file, &value.to_string(), "the CPU weight")
+    }
+
+    /// Limits it to the time of that number of CPUs, or does not limit it.
+    pub fn set_cpu_quota(&self, cpus: Option<u32>) -> Result<()> {
+        let quota = cpus.map(|cpus| (u64::from(cpus) * CPU_PERIOD_US).to_string());
+        let (file, value) = if self.hierarchies.unified {
+            ("cpu.max", format!("{} {CPU_PERIOD_US}", quota.as_deref().unwrap_or("max")))
+        } else {
+            ("cpu.cfs_quota_us", quota.unwrap_or_else(|| "-1".to_owned()))
+        };
+        self.write("cpu", file, &value, "the CPU quota")
+    }
+
+    fn write(&self, controller: &str, file: &str, value: &str, what: &str) -> Result<()> {
+        let directory = self
+            .hierarchies
+            .controllers
+            .get(controller)
+            .ok_or_else(|| Error::Setup(format!("no {controller} controller")))?;
+        fs::write(directory.join(&self.name).join(file), value)
+            .map_err(Error::io(format!("cannot set {what} of a control group")))
     }
 
     /// Returns the resource usage of the processes in the control group.

@@ -95,6 +95,8 @@ pub async fn create(inner: &Arc<Inner>, shape: Shape) -> Result<CreatedContainer
     let made = async {
         let created = set_up(inner, &name, shape).await?;
         created.runsc(inner, &["create"], None).await?;
+        // Reading a checkpoint takes more than one CPU. Nothing of a sandbox runs before.
+        created.cgroup.set_cpu_quota(None)?;
         Ok(created)
     };
     remove_on_error(inner, &name, made.await).await
@@ -109,7 +111,12 @@ pub async fn restore(
 ) -> Result<Container> {
     let name = created.name.clone();
     let made = async {
-        created.runsc(inner, &["restore", "--detach"], Some(from)).await?;
+        let mut step = vec!["restore", "--detach"];
+        if inner.tools.features.restores_in_background {
+            step.push("--background");
+        }
+        created.runsc(inner, &step, Some(from)).await?;
+        created.cgroup.set_cpu_quota(Some(created.shape.vcpus))?;
         created.into_container(inner).await
     };
     remove_on_error(inner, &name, made.await).await

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::cgroup::CPU_SHARES;
+use super::cgroup::{CPU_PERIOD_US, CPU_SHARES};
 use super::link::{INSIDE_ADDRESS, OUTSIDE_ADDRESS};
 use crate::engine::{Root, SandboxSpec};
 
@@ -141,8 +141,8 @@ pub fn config(shape: &Shape, paths: &BundlePaths<'_>) -> Value {
             "resources": {
                 "memory": { "limit": shape.memory() },
                 "cpu": {
-                    "quota": u64::from(shape.vcpus) * 100_000,
-                    "period": 100_000,
+                    "quota": u64::from(shape.vcpus) * CPU_PERIOD_US,
+                    "period": CPU_PERIOD_US,
                     "shares": CPU_SHARES,
                 },
                 "pids": { "limit": shape.host_pids() },

@@ -13,6 +13,16 @@ pub const MIN_RUNSC_VERSION: &str = "20240729";
 /// package.
 pub const TOOLS_DIR_VARIABLE: &str = "ISORUN_TOOLS_DIR";
 
+/// What `runsc` itself says that it can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// It can start the programs of a checkpoint before all of their memory is read.
+    pub restores_in_background: bool,
+    /// Sandboxes can have control groups of version 2 inside: their limit of processes
+    /// holds, and the processes of a program can be killed at once.
+    pub has_cgroups_v2: bool,
+}
+
 /// The paths of both programs, with a supported version of runsc.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -20,6 +30,8 @@ pub struct Tools {
     pub runsc: PathBuf,
     /// The version of `runsc`, such as `20240729.0`.
     pub version: String,
+    /// What this version of `runsc` can do and older ones cannot.
+    pub features: Features,
     /// The path of `isorun-agent`.
     pub agent: PathBuf,
 }
@@ -56,7 +68,11 @@ impl Tools {
                 ))
             })?,
         };
-        Ok(Self { runsc, version, agent })
+        let features = Features {
+            restores_in_background: output(&runsc, &["help", "restore"])?.contains("-background"),
+            has_cgroups_v2: output(&runsc, &["flags"])?.contains("-in-sandbox-cgroup"),
+        };
+        Ok(Self { runsc, version, features, agent })
     }
 }
 
@@ -77,11 +93,7 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 fn version_of(runsc: &Path) -> Result<String> {
-    let output = Command::new(runsc)
-        .arg("--version")
-        .output()
-        .map_err(Error::io(format!("cannot start {}", runsc.display())))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = output(runsc, &["--version"])?;
     parse_version(&text).ok_or_else(|| {
         Error::Setup(format!(
             "{} --version does not report a version, but {text:?}",
@@ -90,7 +102,19 @@ fn version_of(runsc: &Path) -> Result<String> {
     })
 }
 
-/// Parses `runsc version 0.0~20240729.0` of Debian, or `release-20240729.0`.
+/// Returns what `runsc` prints on both streams: some of its help is on that of errors.
+fn output(runsc: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(runsc)
+        .args(arguments)
+        .output()
+        .map_err(Error::io(format!("cannot start {}", runsc.display())))?;
+    Ok([output.stdout, output.stderr]
+        .map(|text| String::from_utf8_lossy(&text).into_owned())
+        .concat())
+}
+
+/// Parses `runsc version 0.0~20240729.0` of Debian, `release-20240729.0` of gVisor, or
+/// `20260905` of `cargo xtask setup`.
 fn parse_version(text: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix("runsc version "))?;
     let start = line.find("20")?;
@@ -109,6 +133,7 @@ mod tests {
             ("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n", Some("20240729.0")),
             ("runsc version release-20250407.0\n", Some("20250407.0")),
             ("runsc version 0.0~20221219.0\n", Some("20221219.0")),
+            ("runsc version 20260905\nspec: 1.2.1\n", Some("20260905")),
             ("nonsense", None),
             ("runsc version x\n", None),
         ] {

@@ -24,7 +24,11 @@ impl MachineDir {
 
     fn file(&self, name: &str, mode: u32) {
         let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for dir in path.ancestors().skip(1).take_while(|dir| *dir != self.0) {
+            fs::create_dir_all(dir).unwrap();
+            // Another test changes the umask of this process.
+            fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+        }
         fs::write(&path, format!("content of {name}\n")).unwrap();
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }

@@ -97,16 +97,6 @@ async fn checkpoint_is_refused_without_disk_space() {
     assert_nothing_left(&server);
 }
 
-/// After a restore, gVisor's `epoll` reports file descriptors that were removed from it before.
-/// An agent that used it hung.
-#[server_test]
-async fn agent_has_no_epoll_descriptor(server: &Server) {
-    let id = server.create().await;
-    let open = server.text(&id, "ls -l /proc/1/fd").await;
-    assert!(open.contains("socket:") && !open.contains("eventpoll"), "{open}");
-    server.destroy(&id).await;
-}
-
 #[server_test(args = ["--max-runs", "3"])]
 async fn invalid_forks_are_refused(server: &Server) {
     let id = server.create().await;
