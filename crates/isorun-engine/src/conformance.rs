@@ -82,7 +82,8 @@ macro_rules! conformance {
                 special_files_do_not_block_the_agent, link_race_does_not_change_ownership,
                 deep_trees_are_removed;
             limits by run_case:
-                process_limit_is_enforced, fork_bomb_is_killed_at_its_timeout,
+                process_limit_is_enforced, forks_beyond_the_limit_fail,
+                fork_bomb_is_killed_at_its_timeout,
                 disk_limit_is_enforced, memory_limit_is_enforced, cpu_count_matches_the_spec,
                 processes_are_counted;
             stopped by run_case:

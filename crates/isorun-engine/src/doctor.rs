@@ -37,7 +37,11 @@ pub fn gvisor(config: &GvisorConfig) -> Vec<Finding> {
              as root",
         ),
         from_result("runsc and agent", tools, |tools| {
-            format!("runsc {}, {}", tools.version, tools.agent.display())
+            let found = format!("runsc {}, {}", tools.version, tools.agent.display());
+            match tools.shortcoming() {
+                Some(shortcoming) => format!("{found}; {shortcoming}"),
+                None => found,
+            }
         }),
         from_result("control groups", gvisor::cgroup_version(), |version| {
             format!("version {version}")

@@ -43,7 +43,7 @@ use isorun_egress::context::{ProxyContext, ProxyOptions};
 use launcher::{BindMount, Launcher};
 use pool::Pool;
 use spec::Shape;
-pub use tools::{MIN_RUNSC_VERSION, Tools};
+pub use tools::{Features, MIN_RUNSC_VERSION, Tools};
 
 /// The configuration of a [`Gvisor`] engine.
 #[derive(Clone, Debug)]
@@ -140,6 +140,9 @@ impl Gvisor {
             ));
         }
         let tools = Tools::find(config.runsc.as_deref(), config.agent.as_deref())?;
+        if let Some(shortcoming) = tools.shortcoming() {
+            tracing::warn!(version = tools.version, shortcoming, "runsc is old");
+        }
         let hierarchies = Hierarchies::find()?;
         let state_dir = prepare_state_dir(&config.state_dir)?;
         let lock = lock(&state_dir)?;
@@ -201,6 +204,15 @@ impl Gvisor {
     /// Returns the number of running containers in the pool.
     pub fn ready(&self) -> usize {
         self.inner.pool.ready()
+    }
+
+    /// Returns the names of the limits that are enforced.
+    fn limits(&self) -> Vec<String> {
+        let mut limits = vec!["vcpus", "mem_mib", "disk_mib"];
+        if self.inner.tools.features.has_cgroups_v2 {
+            limits.push("pids");
+        }
+        limits.into_iter().map(str::to_owned).collect()
     }
 
     fn container(&self, id: &SandboxId) -> Result<Arc<Container>> {
@@ -293,7 +305,7 @@ impl Engine for Gvisor {
                 .to_owned(),
             checkpoint: true,
             network: self.inner.network_unavailable.is_none(),
-            limits: ["vcpus", "mem_mib", "disk_mib", "pids"].map(str::to_owned).to_vec(),
+            limits: self.limits(),
         }
     }
 

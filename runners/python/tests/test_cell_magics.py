@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,9 @@ class ShellCommands(MagicsTest):
         self.assertEqual(self.text("raw = !printf '\\xff'\nraw"), "['\\\\xff']")
 
     def test_an_interrupt_ends_the_command(self):
+        # A shell without job control starts programs with the signal ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         start = (
             "import os, signal, threading\ndef end():\n    os.kill(os.getpid(), signal.SIGINT)\n"
         )

@@ -6,9 +6,9 @@
 //!
 //! That is version 2 of control groups, which gVisor has since 2026. Of version 1, which
 //! it has before, a limit does not apply to the groups below, and nothing kills a group as
-//! a whole. So there one group in another hierarchy has the limit for all programs; a
-//! fork is counted in one of the two hierarchies at random, so that about half of those
-//! beyond the limit succeed.
+//! a whole. So there one group in another hierarchy has the limit for all programs; gVisor
+//! checks a fork in one hierarchy of the process at random, so that most of those beyond
+//! the limit succeed.
 //!
 //! The cgroup file system is mounted, opened and unmounted again before any other
 //! program runs. There is no path to it inside the sandbox, and mounting it

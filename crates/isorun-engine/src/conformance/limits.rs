@@ -58,6 +58,28 @@ pub async fn process_limit_is_enforced(engine: &dyn Engine) {
     assert_eq!(other.text("echo well").await, "well\n");
 }
 
+/// Every fork beyond the limit fails, however often a program tries; unless the engine says
+/// that it does not enforce this limit.
+pub async fn forks_beyond_the_limit_fail(engine: &dyn Engine) {
+    if !engine.capabilities().limits.iter().any(|limit| limit == "pids") {
+        return;
+    }
+    let sandbox =
+        Sandbox::with_spec(engine, crate::SandboxSpec { pids: 40, mem_mib: 1024, ..spec() }).await;
+    let forks = "import os, time\n\
+                 made = refused = 0\n\
+                 for _ in range(300):\n\
+                 \x20 try: child = os.fork()\n\
+                 \x20 except OSError: refused += 1; continue\n\
+                 \x20 if child == 0: time.sleep(1000)\n\
+                 \x20 made += 1\n\
+                 print(made, refused, flush=True)\n\
+                 os.killpg(0, 9)\n";
+    let mut exec = sandbox.exec(super::argv(&["python3", "-c", forks])).await.unwrap();
+    // All but the program itself.
+    assert_eq!(exec.events.next().await.unwrap(), client::ExecEvent::Stdout("39 261\n".into()));
+}
+
 /// Fork bombs whose processes leave their session are killed at their timeout, and the
 /// sandbox can start as many processes as before.
 pub async fn fork_bomb_is_killed_at_its_timeout(engine: &dyn Engine) {

@@ -74,6 +74,14 @@ impl Tools {
         };
         Ok(Self { runsc, version, features, agent })
     }
+
+    /// Returns what an old `runsc` cannot do, or `None` for a current one.
+    pub fn shortcoming(&self) -> Option<&'static str> {
+        (!self.features.has_cgroups_v2).then_some(
+            "with this runsc idle sandboxes use CPU time, and the limit of processes does not \
+             hold: install a current one, of 20260905 or newer",
+        )
+    }
 }
 
 /// Searches the directory that the variable names, the directory of this program,
