@@ -18,6 +18,7 @@ pub struct TemplateOptions {
     pub sources: SourceOptions,
     pub cache_dir: Option<String>,
     pub no_cache: bool,
+    pub reuse_memory: bool,
     pub prelude: Option<String>,
     pub limits: LimitOptions,
     pub mounts: Vec<MountOptions>,

@@ -43,7 +43,8 @@ async fn build(
     let sources = options.sources;
     let mut limits = Limits::default();
     options.limits.apply(&mut limits);
-    let mut builder = isola::Template::builder(runtime).limits(limits.clone());
+    let mut builder =
+        isola::Template::builder(runtime).limits(limits.clone()).reuse_memory(options.reuse_memory);
     if options.no_cache {
         builder = builder.cache_dir(None);
     } else if let Some(dir) = options.cache_dir {

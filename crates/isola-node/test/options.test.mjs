@@ -212,6 +212,7 @@ test('unknown and invalid options are refused by name', async (t) => {
     ],
     [() => buildTemplate('js', { maxMemory: 1.5 }), /maxMemory/],
     [() => buildTemplate('js', { cacheDir: 1 }), /cacheDir must be a string/],
+    [() => buildTemplate('js', { reuseMemory: 'no' }), /reuseMemory must be true or false/],
     [() => buildTemplate('js', { prelude: 1 }), /prelude must be a string/],
     [() => buildTemplate('js', { version: 1 }), /version must be a string/],
     [() => buildTemplate('js', { version: '../x' }), /not the version of a release/],

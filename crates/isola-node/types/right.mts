@@ -49,6 +49,7 @@ const config: TemplateConfig = {
   runtimePath: './python.wasm',
   version: '0.1.0',
   cacheDir: null,
+  reuseMemory: false,
   maxMemory: 64 * 1024 * 1024,
   prelude: 'x = 1',
   runtimeLibDir: './lib',

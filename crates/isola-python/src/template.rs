@@ -85,12 +85,13 @@ pub fn find(
 /// distinguish three cases: none is the default, an empty one disables the cache.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
-#[pyo3(signature = (*, runtime, runtime_path, cache_dir, limits, prelude, mounts, env, progress, event_loop, done))]
+#[pyo3(signature = (*, runtime, runtime_path, cache_dir, limits, reuse_memory, prelude, mounts, env, progress, event_loop, done))]
 pub fn build(
     runtime: &str,
     runtime_path: PathBuf,
     cache_dir: Option<Vec<PathBuf>>,
     limits: LimitOptions,
+    reuse_memory: bool,
     prelude: Option<String>,
     mounts: Vec<MountOption>,
     env: Vec<(String, String)>,
@@ -103,7 +104,8 @@ pub fn build(
     let limits = limits.applied_to(Limits::default())?;
     let mut builder = isola::Template::builder(runtime.parse().map_err(fail)?)
         .runtime_path(runtime_path)
-        .limits(limits.clone());
+        .limits(limits.clone())
+        .reuse_memory(reuse_memory);
     if let Some(dirs) = cache_dir {
         builder = builder.cache_dir(dirs.into_iter().next());
     }

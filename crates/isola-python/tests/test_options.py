@@ -43,6 +43,7 @@ async def test_options_of_a_template_apply_to_its_sandboxes(tmp_path: Path) -> N
         runtime_lib_dir=tmp_path,
         cache_dir=cache,
         max_memory=64 << 20,
+        reuse_memory=False,
         prelude="const answer = () => 42;",
         env={"A": "template", "B": "template"},
     )

@@ -1,15 +1,16 @@
 //! The on-disk cache of compiled components.
 //!
 //! Compiling an interpreter takes seconds, loading the result milliseconds.
-//! An entry consists of two files:
+//! An entry consists of three files:
 //!
 //! ```text
-//! <key>.cwasm   machine code, mapped into memory when it is loaded
-//! <key>.stamp   the digest of that file, and the file's identity on disk
-//!               (device, inode, size, times) when the digest was last verified
+//! <key>.cwasm    machine code, mapped into memory when it is loaded
+//! <key>.memory   the memory of a guest before any of its code runs, mapped into guests
+//! <key>.stamp    the digests of these files, and their identities on disk
+//!                (device, inode, size, times) when the digests were last verified
 //! ```
 //!
-//! Machine code is trusted, so an entry is loaded only if its digest matches.
+//! Machine code is trusted, so an entry is loaded only if the digests match.
 //! Computing the digest takes longer than loading the file, so the stamp records
 //! the file's identity: the digest of an unchanged file is not computed again.
 //! Any write changes the file's times and causes a new check. A damaged entry is
@@ -21,7 +22,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -30,10 +31,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{error::Error, instrument, regular, runtime::user_cache_dir, trust};
+use crate::{
+    error::Error,
+    instrument::{self, InitialMemory, Instrumented},
+    linear_memory::{
+        self,
+        image::{Image, ImageWriter},
+    },
+    regular,
+    runtime::user_cache_dir,
+    trust,
+};
 
 /// The version of the cache layout.
-const FORMAT_VERSION: &str = "2";
+const FORMAT_VERSION: &str = "3";
 
 /// The maximum size of a component, and of its machine code, in bytes.
 const MAX_COMPONENT_BYTES: u64 = 2 << 30;
@@ -54,7 +65,7 @@ const LAST_USE_RESOLUTION: Duration = Duration::from_hours(24);
 pub struct CacheEntry {
     /// The path of the compiled file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size of the entry in bytes.
     pub size: u64,
     /// The time at which it was written.
     pub modified: Option<SystemTime>,
@@ -84,7 +95,8 @@ pub fn list_cache(dir: &Path) -> Result<Vec<CacheEntry>, Error> {
             && let Ok(metadata) = path.metadata()
         {
             let modified = metadata.modified().ok();
-            entries.push(CacheEntry { path, size: metadata.len(), modified });
+            let memory = path.with_extension("memory").metadata().map_or(0, |memory| memory.len());
+            entries.push(CacheEntry { path, size: metadata.len() + memory, modified });
         }
     }
     entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -101,7 +113,9 @@ pub fn clear_cache(dir: &Path) -> Result<u64, Error> {
     let mut freed = 0_u64;
     for path in files(dir)? {
         let ours = path.extension().is_some_and(|extension| {
-            ["cwasm", "stamp", "digest", "lock", "tmp"].iter().any(|ours| extension == *ours)
+            ["cwasm", "memory", "stamp", "digest", "lock", "tmp"]
+                .iter()
+                .any(|ours| extension == *ours)
         });
         if ours {
             freed = path.metadata().map_or(0, |metadata| metadata.len()).saturating_add(freed);
@@ -126,42 +140,53 @@ pub(crate) fn load(
         compiling();
         let bytes = read(component)?;
         let guest = hex(&Sha256::digest(&bytes));
-        let component = Component::new(engine, instrumented(bytes))
-            .map_err(|error| invalid_component(component, error))?;
-        return Ok(LoadedComponent { component, guest });
+        let instrumented = instrumented(&bytes);
+        let code = instrumented.as_ref().map_or(bytes.as_slice(), |parts| &parts.component);
+        let component =
+            Component::new(engine, code).map_err(|error| invalid_component(component, error))?;
+        let memory = instrumented.filter(|_| linear_memory::SUPPORTED).map(|parts| {
+            let image = write_memory(&parts.memory);
+            image.map_err(|error| Error::internal("cannot create a file in memory", error))
+        });
+        return Ok(LoadedComponent { component, memory: memory.transpose()?, guest });
     };
     trust::private_dir(dir)?;
     let guest = component_digest(component, dir)?;
     let key = key(engine, &guest);
-    let entry =
-        Entry { code: dir.join(format!("{key}.cwasm")), stamp: dir.join(format!("{key}.stamp")) };
-    if let Some(component) = entry.load(engine) {
-        return Ok(LoadedComponent { component, guest });
+    let file = |extension: &str| dir.join(format!("{key}.{extension}"));
+    let entry = Entry { code: file("cwasm"), memory: file("memory"), stamp: file("stamp") };
+    if let Some((component, memory)) = entry.load(engine) {
+        return Ok(LoadedComponent { component, memory, guest });
     }
     // One process compiles; the others wait and load its result.
-    let lock = File::create(dir.join(format!("{key}.lock")))
+    let lock = File::create(file("lock"))
         .map_err(|error| Error::internal("cannot write to the cache directory", error))?;
     lock.lock().map_err(|error| Error::internal("cannot lock the cache", error))?;
-    if let Some(component) = entry.load(engine) {
-        return Ok(LoadedComponent { component, guest });
+    if let Some((component, memory)) = entry.load(engine) {
+        return Ok(LoadedComponent { component, memory, guest });
     }
     compiling();
-    let code = engine
-        .precompile_component(&instrumented(read(component)?))
-        .map_err(|error| invalid_component(component, error))?;
+    let bytes = read(component)?;
+    let instrumented = instrumented(&bytes);
+    let code = instrumented.as_ref().map_or(bytes.as_slice(), |parts| &parts.component);
+    let code =
+        engine.precompile_component(code).map_err(|error| invalid_component(component, error))?;
+    let memory = instrumented.as_ref().map(|parts| &parts.memory);
     entry
-        .store(&code)
+        .store(&code, memory.filter(|_| linear_memory::SUPPORTED))
         .map_err(|error| Error::internal("cannot write to the cache directory", error))?;
     evict(dir)?;
-    let loaded = entry.load(engine).ok_or_else(|| {
+    let (loaded, memory) = entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
     })?;
-    Ok(LoadedComponent { component: loaded, guest })
+    Ok(LoadedComponent { component: loaded, memory, guest })
 }
 
 /// A component that is ready to be instantiated.
 pub(crate) struct LoadedComponent {
     pub(crate) component: Component,
+    /// The memory with which its guests begin, unless it is part of the component.
+    pub(crate) memory: Option<Image>,
     /// The SHA-256 digest of its bytes, in hexadecimal digits.
     pub(crate) guest: String,
 }
@@ -172,25 +197,60 @@ pub(crate) fn engine_key(engine: &Engine) -> String {
     key(engine, "")
 }
 
-/// Instruments a component so that its state can be copied. Returns the
-/// component unchanged if that is impossible; its guests then cannot be copied.
-fn instrumented(component: Vec<u8>) -> Vec<u8> {
-    instrument::instrument(&component).unwrap_or_else(|why| {
-        tracing::debug!(why, "guests of this component cannot be copied");
-        component
-    })
+/// Instruments a component so that its state can be copied. Returns `None` if that is
+/// impossible; its guests then cannot be copied.
+fn instrumented(component: &[u8]) -> Option<Instrumented<'_>> {
+    instrument::instrument(component, !linear_memory::SUPPORTED)
+        .inspect_err(|why| tracing::debug!(why, "guests of this component cannot be copied"))
+        .ok()
+}
+
+/// Creates the image of an initial memory.
+fn write_memory(memory: &InitialMemory<'_>) -> io::Result<Image> {
+    let mut image = ImageWriter::new(memory.size)?;
+    for (at, bytes) in &memory.data {
+        image.write(*at, bytes)?;
+    }
+    image.finish()
 }
 
 struct Entry {
     code: PathBuf,
+    memory: PathBuf,
     stamp: PathBuf,
 }
 
 /// The content of a stamp.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Stamp {
+    code: VerifiedFile,
+    memory: Option<VerifiedFile>,
+}
+
+/// The digest of a file, and its identity when the digest was computed.
+#[derive(Serialize, Deserialize, PartialEq, Clone)]
+struct VerifiedFile {
     digest: String,
     identity: Identity,
+}
+
+impl VerifiedFile {
+    fn new(path: &Path, digest: String) -> io::Result<Self> {
+        Ok(Self { digest, identity: Identity::of(path)? })
+    }
+
+    /// Reports whether a file has this digest, which is computed only if the file may have
+    /// changed, or if `thoroughly` is set. Records the identity of the file.
+    fn matches(&mut self, path: &Path, thoroughly: bool) -> io::Result<bool> {
+        let identity = Identity::of(path)?;
+        if identity != self.identity || thoroughly {
+            if digest(path)? != self.digest {
+                return Ok(false);
+            }
+            self.identity = identity;
+        }
+        Ok(true)
+    }
 }
 
 /// The metadata of a file that changes whenever the file is written.
@@ -204,40 +264,63 @@ pub(crate) struct Identity {
 }
 
 impl Entry {
-    /// Loads the entry. Returns `None` if there is none or it is damaged.
+    /// Loads the entry: the component, and the memory of its guests. Returns `None` if there
+    /// is none or it is damaged.
     #[allow(unsafe_code, reason = "loading machine code")]
-    fn load(&self, engine: &Engine) -> Option<Component> {
+    fn load(&self, engine: &Engine) -> Option<(Component, Option<Image>)> {
         let stamp = regular::read(&self.stamp, MAX_STAMP_BYTES).ok()?;
-        let stamp: Stamp = serde_json::from_slice(&stamp).ok()?;
-        let identity = Identity::of(&self.code).ok()?;
+        let known: Stamp = serde_json::from_slice(&stamp).ok()?;
         let unused = fs::metadata(&self.stamp).and_then(|stamp| stamp.modified());
         let unused =
             unused.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > LAST_USE_RESOLUTION));
-        if identity != stamp.identity || unused {
-            if digest(&self.code).ok()? != stamp.digest {
-                tracing::warn!(entry = %self.code.display(), "the cache entry is damaged");
-                return None;
-            }
-            let _ = self.write_stamp(&Stamp { identity, ..stamp });
+        let mut code = known.code.clone();
+        let mut memory = known.memory.clone();
+        let intact = code.matches(&self.code, unused).ok()?
+            && memory.as_mut().map_or(Ok(true), |it| it.matches(&self.memory, unused)).ok()?;
+        if !intact {
+            tracing::warn!(entry = %self.code.display(), "the cache entry is damaged");
+            return None;
         }
+        let seen = Stamp { code, memory };
+        if seen != known || unused {
+            let _ = self.write_stamp(&seen);
+        }
+        let image = seen.memory.is_some().then(|| Image::of_file(File::open(&self.memory)?));
+        let image = image.transpose().ok()?;
         // SAFETY: the file holds what `store` wrote, the output of
         // `Engine::precompile_component`: its digest matches, or the file did not
         // change since the digest was checked. `private_dir` verified that no
         // other user can write to this directory. Files are replaced by renaming,
         // never written in place, so the mapped content does not change.
-        unsafe { Component::deserialize_file(engine, &self.code) }
+        let component = unsafe { Component::deserialize_file(engine, &self.code) }
             .inspect_err(|error| tracing::warn!(%error, "the cache entry cannot be loaded"))
-            .ok()
+            .ok()?;
+        Some((component, image))
     }
 
-    fn store(&self, code: &[u8]) -> io::Result<()> {
-        write_atomically(&self.code, code)?;
-        let digest = hex(&Sha256::digest(code));
-        self.write_stamp(&Stamp { digest, identity: Identity::of(&self.code)? })
+    fn store(&self, code: &[u8], memory: Option<&InitialMemory<'_>>) -> io::Result<()> {
+        write_atomically(&self.code, |file| file.write_all(code))?;
+        if let Some(memory) = memory {
+            write_atomically(&self.memory, |file| {
+                // What is not written is a hole, which is read as zeros.
+                file.set_len(memory.size as u64)?;
+                for (at, bytes) in &memory.data {
+                    file.seek(SeekFrom::Start(*at as u64))?;
+                    file.write_all(bytes)?;
+                }
+                Ok(())
+            })?;
+        }
+        let memory = memory.map(|_| VerifiedFile::new(&self.memory, digest(&self.memory)?));
+        self.write_stamp(&Stamp {
+            code: VerifiedFile::new(&self.code, hex(&Sha256::digest(code)))?,
+            memory: memory.transpose()?,
+        })
     }
 
     fn write_stamp(&self, stamp: &Stamp) -> io::Result<()> {
-        write_atomically(&self.stamp, &serde_json::to_vec(stamp)?)
+        let text = serde_json::to_vec(stamp)?;
+        write_atomically(&self.stamp, |file| file.write_all(&text))
     }
 }
 
@@ -276,16 +359,16 @@ fn component_digest(component: &Path, dir: &Path) -> Result<String, Error> {
     let name = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
     let memo = dir.join(format!("{name}.digest"));
     let known = regular::read(&memo, MAX_STAMP_BYTES).ok();
-    let known = known.and_then(|text| serde_json::from_slice::<Stamp>(&text).ok());
+    let known = known.and_then(|text| serde_json::from_slice::<VerifiedFile>(&text).ok());
     if let Some(stamp) = known
         && stamp.identity == identity
     {
         return Ok(stamp.digest);
     }
     let digest = digest(&path).map_err(unreadable)?;
-    let stamp = Stamp { digest: digest.clone(), identity };
+    let stamp = VerifiedFile { digest: digest.clone(), identity };
     if let Ok(text) = serde_json::to_vec(&stamp) {
-        let _ = write_atomically(&memo, &text);
+        let _ = write_atomically(&memo, |file| file.write_all(&text));
     }
     Ok(digest)
 }
@@ -321,7 +404,7 @@ fn evict(dir: &Path) -> Result<(), Error> {
         .collect();
     stamps.sort();
     for (_, stamp) in stamps.iter().rev().skip(MAX_CACHE_ENTRIES) {
-        for extension in ["stamp", "cwasm", "lock"] {
+        for extension in ["stamp", "cwasm", "memory", "lock"] {
             let _ = fs::remove_file(stamp.with_extension(extension));
         }
     }
@@ -338,10 +421,13 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Writes a file atomically: readers find the complete file or none.
-pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(dir)?;
-    file.write_all(content)?;
+    write(file.as_file_mut())?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())

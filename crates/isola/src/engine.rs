@@ -11,7 +11,7 @@ use std::{
 
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
-use crate::error::Error;
+use crate::{error::Error, linear_memory};
 
 /// The interval at which running guests are interrupted, to check their limits
 /// and to let other tasks run.
@@ -43,12 +43,15 @@ fn config() -> Config {
         .async_stack_size(MAX_WASM_STACK_BYTES + (1 << 20))
         // Guests are WASI 0.2 components, which do not use it.
         .concurrency_support(false)
-        // The heap of an interpreter is one dense image, which is mapped instead of copied.
-        .memory_guaranteed_dense_image_size(512 << 20)
         // The WebAssembly backtrace of an interpreter is not used.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .generate_address_map(false)
         .native_unwind_info(false);
+    #[cfg(target_os = "linux")]
+    config.with_host_memory(std::sync::Arc::new(linear_memory::Creator)).memory_init_cow(false);
+    // The heap of an interpreter is one dense image, which is mapped instead of copied.
+    #[cfg(not(target_os = "linux"))]
+    config.memory_guaranteed_dense_image_size(512 << 20);
     config
 }
 
@@ -113,6 +116,8 @@ impl Heartbeat {
             } else if idle_since.get_or_insert_with(Instant::now).elapsed() > HEARTBEAT_IDLE_TIMEOUT
             {
                 self.stopped.store(true, SeqCst);
+                // A process that is idle for long needs its memory for other things.
+                linear_memory::release_all();
                 // A guest that started before the flag was set is counted here; one that
                 // starts after it unparks the thread.
                 while self.running.load(SeqCst) == 0 {

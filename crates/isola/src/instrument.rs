@@ -16,6 +16,10 @@
 //! The code of the guest is not changed and cannot call these functions. Wizer's
 //! component support works the same way, for the same purpose.
 //!
+//! The data of the guest, with which its memory begins, is removed, and becomes an image that
+//! the host maps (`linear_memory`). So the memory of each guest, whether new or a copy, is a
+//! mapping of an image when its instance is created.
+//!
 //! State that is not copied must not change while a guest runs: tables and
 //! passive segments, which only their own instructions change, and globals that
 //! no reachable code sets. A component for which this cannot be proved is
@@ -27,15 +31,17 @@ mod rewrite;
 
 pub(crate) use self::{
     accessor::{LOAD, MEMORY, READ_GLOBAL, RELEASE_HANDLES, SAVE, WRITE_GLOBAL},
-    rewrite::instrument,
+    parse::InitialMemory,
+    rewrite::{Instrumented, instrument},
 };
 
 #[cfg(test)]
 mod tests {
     use wasm_encoder::{
-        CodeSection, Component, ConstExpr, ExportKind, ExportSection, Function, FunctionSection,
-        GlobalSection, GlobalType, ImportSection, InstanceSection, MemorySection, MemoryType,
-        Module, ModuleArg, ModuleSection, RefType, TableSection, TableType, TypeSection, ValType,
+        CodeSection, Component, ConstExpr, DataCountSection, DataSection, ExportKind,
+        ExportSection, Function, FunctionSection, GlobalSection, GlobalType, ImportSection,
+        InstanceSection, MemorySection, MemoryType, Module, ModuleArg, ModuleSection, RefType,
+        StartSection, TableSection, TableType, TypeSection, ValType,
     };
 
     use super::*;
@@ -48,6 +54,9 @@ mod tests {
         changes_table: bool,
         vector: bool,
         twice: bool,
+        starts: bool,
+        /// The address of four bytes of data.
+        data: Option<i32>,
     }
 
     /// Creates a component with one module, whose function sets a global.
@@ -97,7 +106,16 @@ mod tests {
         codes.function(&function);
         let mut module = Module::new();
         module.section(&types).section(&functions).section(&tables).section(&memories);
-        module.section(&globals).section(&exports).section(&codes);
+        module.section(&globals).section(&exports);
+        if shape.starts {
+            module.section(&StartSection { function_index: 0 });
+        }
+        let mut data = DataSection::new();
+        if let Some(at) = shape.data {
+            data.active(0, &ConstExpr::i32_const(at), *b"data");
+            module.section(&DataCountSection { count: 1 });
+        }
+        module.section(&codes).section(&data);
         let mut instances = InstanceSection::new();
         for _ in 0..=u32::from(shape.twice) {
             instances.instantiate(0, Vec::<(&str, ModuleArg)>::new());
@@ -113,15 +131,38 @@ mod tests {
         changes_table: false,
         vector: false,
         twice: false,
+        starts: false,
+        data: None,
     };
+
+    /// Returns why a component cannot be instrumented.
+    fn refusal(component: &[u8]) -> String {
+        instrument(component, false).err().unwrap()
+    }
 
     #[test]
     fn instrumented_component_has_three_functions() {
-        let bytes = instrument(&component(PLAIN)).unwrap();
+        let component = component(PLAIN);
+        let bytes = instrument(&component, false).unwrap().component;
         let engine = wasmtime::Engine::default();
         let component = wasmtime::component::Component::new(&engine, bytes).unwrap();
         for name in [SAVE, LOAD, RELEASE_HANDLES] {
             assert!(component.get_export_index(None, name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn data_is_removed_and_returned() {
+        let component = component(Shape { data: Some((64 << 10) - 4), ..PLAIN });
+        let has_data = |bytes: &[u8]| bytes.windows(4).any(|part| part == b"data");
+        let removed = instrument(&component, false).unwrap();
+        assert!(!has_data(&removed.component));
+        assert_eq!(removed.memory.size, 64 << 10);
+        assert_eq!(removed.memory.data, [((64 << 10) - 4, &b"data"[..])]);
+        let kept = instrument(&component, true).unwrap();
+        assert!(has_data(&kept.component));
+        for bytes in [removed.component, kept.component] {
+            wasmtime::component::Component::new(&wasmtime::Engine::default(), bytes).unwrap();
         }
     }
 
@@ -167,7 +208,7 @@ mod tests {
             instances.instantiate(0, [("from", ModuleArg::Instance(from))]);
         };
         for from in [0, 1, 1000, u32::MAX] {
-            let why = instrument(&wired(|instances| itself(instances, from))).unwrap_err();
+            let why = refusal(&wired(|instances| itself(instances, from)));
             assert!(why.contains("not defined"), "{from}: {why}");
         }
         // Through an instance made of exports, and back.
@@ -175,7 +216,7 @@ mod tests {
             itself(instances, 1);
             instances.export_items([("global", ExportKind::Global, 0)]);
         });
-        assert!(instrument(&through_exports).unwrap_err().contains("not defined"));
+        assert!(refusal(&through_exports).contains("not defined"));
     }
 
     #[test]
@@ -187,7 +228,7 @@ mod tests {
                 bytes.extend_from_slice(&[7, u8::try_from(count.len()).unwrap()]);
                 bytes.extend_from_slice(count);
             }
-            let why = instrument(&bytes).unwrap_err();
+            let why = refusal(&bytes);
             assert!(why.contains("the number of types is larger than the section"), "{why}");
         }
     }
@@ -201,12 +242,15 @@ mod tests {
             (Shape { changes_table: true, ..PLAIN }, "changes a table"),
             (Shape { vector: true, ..PLAIN }, "not a number"),
             (Shape { twice: true, ..PLAIN }, "twice"),
+            (Shape { starts: true, ..PLAIN }, "a start function"),
+            (Shape { data: Some((64 << 10) - 3), ..PLAIN }, "outside of its memory"),
+            (Shape { data: Some(-1), ..PLAIN }, "outside of its memory"),
         ] {
-            let why = instrument(&component(shape)).unwrap_err();
+            let why = refusal(&component(shape));
             assert!(why.contains(says), "{why}");
         }
         for bytes in [&b""[..], b"\0asm\x01\0\0\0", b"nonsense"] {
-            assert!(instrument(bytes).is_err());
+            assert!(instrument(bytes, false).is_err());
         }
     }
 }

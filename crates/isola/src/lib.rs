@@ -89,6 +89,7 @@ pub mod http;
 mod instrument;
 mod interrupt;
 mod limits;
+mod linear_memory;
 mod memory;
 mod mount;
 mod output;

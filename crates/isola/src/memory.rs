@@ -30,6 +30,12 @@ impl MemoryMeter {
         Arc::clone(&self.used)
     }
 
+    /// Counts a memory that begins with an image of this size. The limit must allow it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn begin_with(&self, size: usize) {
+        self.used.fetch_max(size, Relaxed);
+    }
+
     /// Reports whether growth was refused since the last call of this function.
     pub(crate) fn take_refused(&mut self) -> bool {
         std::mem::take(&mut self.refused)

@@ -43,6 +43,8 @@ mod idle;
 mod instance;
 mod lease;
 mod lifecycle;
+#[cfg(test)]
+mod reuse;
 
 /// An isolated interpreter.
 ///

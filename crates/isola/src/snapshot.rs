@@ -21,9 +21,10 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use crate::{
     error::{Error, Limit, LimitExceeded},
     limits::Limits,
+    linear_memory::image::Image,
     runtime::Runtime,
     sandbox::{Lease, Sandbox, SandboxBuilder, SandboxShared},
-    state::{GuestState, image::Image},
+    state::GuestState,
     template::{Settings, Template},
 };
 
@@ -251,7 +252,7 @@ impl Template {
         let create = async || {
             let sandbox = self.sandbox().instantiate(None).await?;
             let state = sandbox.shared().lease(true)?.copy_state().await?;
-            Ok::<_, Error>(Arc::new(state.image))
+            Ok::<_, Error>(state.image)
         };
         self.component().fresh.get_or_try_init(create).await.cloned()
     }

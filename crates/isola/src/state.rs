@@ -1,20 +1,20 @@
 //! The state of an idle guest: its memory, a few globals and its private files.
 //!
-//! `image` stores the memory, `map` maps it over that of another guest, which is the
-//! unsafe part.
+//! The memory is an image (`linear_memory`), which becomes that of other guests.
 
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
-use self::{image::Image, map::PageRange};
-use crate::files::Tree;
+use crate::{
+    files::Tree,
+    linear_memory::{PageRange, image::Image},
+};
 
-pub(crate) mod image;
 pub(crate) mod in_use;
 pub(crate) mod map;
 
 /// The state of a guest.
 pub(crate) struct GuestState {
-    pub(crate) image: Image,
+    pub(crate) image: Arc<Image>,
     /// The private files; `None` if the guest had none.
     pub(crate) files: Option<Tree>,
     /// The bits of each global, in the accessor's order.

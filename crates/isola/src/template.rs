@@ -24,9 +24,10 @@ use crate::{
         accessor::{self, Accessor},
     },
     limits::Limits,
+    linear_memory::image::Image,
     mount::Mount,
     runtime::Runtime,
-    state::{GuestState, image::Image, in_use::SharedStates},
+    state::{GuestState, in_use::SharedStates},
     wasi,
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct LinkedComponent {
     pub(crate) digest: String,
     /// The memory of a guest before any code has run.
     pub(crate) fresh: OnceCell<Arc<Image>>,
+    /// The memory of a guest that has ended may be used by another one.
+    pub(crate) reuses_memory: bool,
     /// The states of its guests that were loaded from files.
     pub(crate) shared_states: SharedStates,
 }
@@ -99,6 +102,7 @@ impl Template {
             runtime_path: None,
             cache_dir: CacheDir::Default,
             defaults: Defaults::default(),
+            reuses_memory: true,
             on_compile: None,
         }
     }
@@ -151,6 +155,7 @@ pub struct TemplateBuilder {
     runtime_path: Option<PathBuf>,
     cache_dir: CacheDir,
     defaults: Defaults,
+    reuses_memory: bool,
     on_compile: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -213,6 +218,17 @@ impl TemplateBuilder {
         self
     }
 
+    /// Sets whether memory of a sandbox that has ended is used for another one. It is set
+    /// back to the content with which a sandbox begins, byte by byte, so nothing of the first
+    /// sandbox is left in it; creating a sandbox takes a third of the time. Default: `true`.
+    ///
+    /// At most 64 MiB of memory are kept for this in a process, and none after it has run no
+    /// sandbox for two seconds. On other systems than Linux memory is never used again.
+    pub fn reuse_memory(mut self, reuse: bool) -> Self {
+        self.reuses_memory = reuse;
+        self
+    }
+
     /// Sets a function that is called when the runtime is not in the cache and has
     /// to be compiled, which takes seconds.
     pub fn on_compile(mut self, on_compile: impl Fn() + Send + 'static) -> Self {
@@ -262,12 +278,17 @@ impl TemplateBuilder {
             ))
         })?;
         let accessor = Accessor::of(&loaded.component);
+        let memory = loaded.memory.map(Arc::new);
+        if let Some(memory) = &memory {
+            memory.expect_more_guests();
+        }
         let component = LinkedComponent {
             pre,
             exports,
             accessor,
             digest: loaded.guest,
-            fresh: OnceCell::new(),
+            fresh: OnceCell::new_with(memory),
+            reuses_memory: self.reuses_memory,
             shared_states: SharedStates::default(),
         };
         let (runtime, defaults) = (self.runtime, self.defaults);

@@ -61,6 +61,7 @@ async fn prepare(template: &Template) -> Option<Arc<GuestState>> {
     let state =
         state.inspect_err(|error| tracing::debug!(%error, "the prelude is not shared")).ok()?;
     let state = Arc::new(state);
+    state.image.expect_more_guests();
     profile_hot_pages(template, &state).await;
     Some(state)
 }

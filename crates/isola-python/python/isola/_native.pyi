@@ -35,6 +35,7 @@ def build(
     runtime_path: str | os.PathLike[str],
     cache_dir: list[str] | None,
     limits: Limits,
+    reuse_memory: bool,
     prelude: str | None,
     mounts: _Mounts,
     env: list[tuple[str, str]],

@@ -71,6 +71,7 @@ class TemplateOptions(SourceOptions, total=False):
     max_memory: int | None
     max_storage: int | None
     limits: Limits | None
+    reuse_memory: bool
     prelude: str | None
     mounts: Sequence[MountConfig] | None
     env: Mapping[str, str] | None

@@ -49,6 +49,7 @@ _TEMPLATE_OPTIONS = (
     "max_memory",
     "max_storage",
     "limits",
+    "reuse_memory",
     "prelude",
     "mounts",
     "env",
@@ -146,6 +147,7 @@ async def build_template(
     max_memory: int | None = None,
     max_storage: int | None = None,
     limits: Limits | None = None,
+    reuse_memory: bool = True,
     prelude: str | None = None,
     mounts: Sequence[MountConfig] | None = None,
     env: Mapping[str, str] | None = None,
@@ -159,9 +161,12 @@ async def build_template(
     download and when compiling starts. `limits` are those of each sandbox;
     `max_memory` and `max_storage`, in bytes, are two of them. `prelude` is code that each sandbox runs
     when it starts. `mounts` and `env` are the mounts and environment of each sandbox.
+    `reuse_memory` allows that memory of a sandbox that has ended is used for another one.
     """
     refuse_unknown(unknown, "build_template", _TEMPLATE_OPTIONS)
     given = limits_of(limits, max_memory, max_storage)
+    if not isinstance(reuse_memory, bool):
+        raise InvalidArgumentError(f"reuse_memory is {reuse_memory!r}: give True or False")
     found = await resolve_runtime(
         runtime,
         version=version,
@@ -182,6 +187,7 @@ async def build_template(
             runtime_path=found.runtime_path,
             cache_dir=cache,
             limits=given,
+            reuse_memory=reuse_memory,
             prelude=prelude,
             mounts=mount_list(mounts),
             env=env_list(env),

@@ -732,6 +732,7 @@ def build_template(
     download and when compiling starts. `limits` are those of each sandbox;
     `max_memory` and `max_storage`, in bytes, are two of them. `prelude` is code that each sandbox runs
     when it starts. `mounts` and `env` are the mounts and environment of each sandbox.
+    `reuse_memory` allows that memory of a sandbox that has ended is used for another one.
     """
     return SandboxTemplate(_blocking.run(_isola.build_template(runtime, **template_config)))
 

@@ -20,11 +20,8 @@ use crate::{
     files::{Handle, PrivateHandle},
     instrument,
     interrupt::GuestMemory,
-    state::{
-        GuestState, Transfer,
-        image::ImageWriter,
-        map::{self, PageRange},
-    },
+    linear_memory::{PageRange, image::ImageWriter},
+    state::{GuestState, Transfer, map},
 };
 
 /// The functions that instrumentation added to a component.
@@ -72,7 +69,7 @@ impl Accessor {
         let monotonic = store.data_mut().clocks().now().map_err(failed)?;
         match transfer {
             Transfer::Saving { globals, image: Some(image) } => Ok(GuestState {
-                image,
+                image: Arc::new(image),
                 files: store.data().copy_files(),
                 globals,
                 monotonic,

@@ -7,9 +7,9 @@ use std::{
 
 use wasm_encoder::{ExportKind, ExportSection, RawSection};
 use wasmparser::{
-    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
-    ElementItems, ElementKind, Encoding, ExternalKind, GlobalType, Instance, MemoryType, Operator,
-    Parser, Payload, TypeRef, ValType,
+    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind, ConstExpr,
+    DataKind, ElementItems, ElementKind, Encoding, ExternalKind, GlobalType, Instance, MemoryType,
+    Operator, Parser, Payload, TypeRef, ValType,
 };
 
 /// The reason why a component cannot be instrumented.
@@ -61,6 +61,16 @@ pub(super) struct Module<'a> {
     assigned_globals: BTreeSet<u32>,
     /// `true` if any of its code can run.
     reachable: bool,
+    /// The bytes that its memory has at the start, by their address.
+    data: Vec<(u32, &'a [u8])>,
+}
+
+/// The content of a guest's memory before any of its code runs: zeros, except for its data.
+pub(crate) struct InitialMemory<'a> {
+    /// The size of the memory in bytes.
+    pub(crate) size: usize,
+    /// Bytes by their address, in the order in which they are written.
+    pub(crate) data: Vec<(usize, &'a [u8])>,
 }
 
 /// The state that a guest can change.
@@ -271,6 +281,30 @@ impl<'a> ParsedComponent<'a> {
         Ok(MutableState { memory, globals: globals.into_iter().collect(), reset_preopens })
     }
 
+    /// Returns the content that the memory has before any code runs.
+    pub(super) fn initial_memory(
+        &self,
+        state: &MutableState,
+    ) -> Result<InitialMemory<'a>, InstrumentError> {
+        let (_, owner, _, ty) = &state.memory;
+        let too_large = "its memory is larger than the address space";
+        let size = ty.initial.checked_mul(WASM_PAGE_BYTES).ok_or(too_large)?;
+        let size = usize::try_from(size).map_err(|_| too_large)?;
+        let others = self.modules.iter().zip(0..).filter(|(_, index)| index != owner);
+        if others.into_iter().any(|(module, _)| !module.data.is_empty()) {
+            return Err("a module in it initializes the memory of another".into());
+        }
+        let mut data = Vec::new();
+        for &(at, bytes) in &self.module(*owner)?.data {
+            let at = at as usize;
+            if at.checked_add(bytes.len()).is_none_or(|end| end > size) {
+                return Err("its data is outside of its memory".into());
+            }
+            data.push((at, bytes));
+        }
+        Ok(InitialMemory { size, data })
+    }
+
     fn module(&self, index: u32) -> Result<&Module<'a>, InstrumentError> {
         self.modules
             .get(index as usize)
@@ -324,6 +358,9 @@ impl<'a> ParsedComponent<'a> {
         }
     }
 }
+
+/// The granularity of a memory.
+const WASM_PAGE_BYTES: u64 = 64 << 10;
 
 /// The error for a global without a definition.
 const UNDEFINED_GLOBAL: &str = "it uses a global that is not defined";
@@ -421,7 +458,27 @@ impl<'a> Module<'a> {
                     self.exports.push((export.name, export.kind, export.index));
                 }
             }
-            Payload::StartSection { .. } => self.reachable = true,
+            // It would run on a memory that has the state of another guest already.
+            Payload::StartSection { .. } => {
+                return Err("a module in it has a start function".into());
+            }
+            Payload::DataSection(section) => {
+                for data in section.clone() {
+                    let data = data.map_err(broken)?;
+                    match data.kind {
+                        DataKind::Active { memory_index: 0, offset_expr } => {
+                            let at = constant(&offset_expr)
+                                .ok_or("its data is not at a constant address")?;
+                            self.data.push((at, data.data));
+                        }
+                        DataKind::Active { .. } => {
+                            return Err("a module in it has more than one memory".into());
+                        }
+                        // No code uses it.
+                        DataKind::Passive => {}
+                    }
+                }
+            }
             Payload::ElementSection(section) => {
                 for element in section.clone() {
                     let element = element.map_err(broken)?;
@@ -464,15 +521,22 @@ impl<'a> Module<'a> {
         Ok(())
     }
 
-    /// Returns the module's bytes with the globals in `more` exported as well.
+    /// Returns the module's bytes with the globals in `more` exported as well, and without
+    /// its data unless that is kept.
     pub(super) fn with_exports(
         &self,
         bytes: &[u8],
         more: &[(String, u32)],
+        keep_data: bool,
     ) -> Result<Vec<u8>, InstrumentError> {
+        const DATA: [u8; 2] =
+            [wasm_encoder::SectionId::Data as u8, wasm_encoder::SectionId::DataCount as u8];
         let mut out = wasm_encoder::Module::new();
         let mut pending = !more.is_empty();
         for (id, range) in &self.sections {
+            if DATA.contains(id) && !keep_data {
+                continue;
+            }
             if *id == wasm_encoder::SectionId::Export as u8 && pending {
                 pending = false;
                 let mut exports = ExportSection::new();
@@ -492,6 +556,13 @@ impl<'a> Module<'a> {
         }
         Ok(out.finish())
     }
+}
+
+/// Returns the value of an expression that consists of one number.
+fn constant(expression: &ConstExpr<'_>) -> Option<u32> {
+    let mut operators = expression.get_operators_reader().into_iter();
+    let Some(Ok(Operator::I32Const { value })) = operators.next() else { return None };
+    matches!(operators.next(), Some(Ok(Operator::End))).then_some(value.cast_unsigned())
 }
 
 fn export_kind(kind: ExternalKind) -> ExportKind {

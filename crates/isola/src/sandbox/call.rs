@@ -366,14 +366,15 @@ impl GuestInstance {
     }
 
     async fn execute(&mut self, operation: PreparedOperation) -> CallOutcome {
-        let Self { store, instance, exports, resume_from, .. } = self;
+        let Self { store, instance, exports, resume_from, memory_reused, .. } = self;
         let guest = exports.isola_sandbox_guest();
         let result = match operation {
             PreparedOperation::Start { config: None, .. } => {
                 return CallOutcome::Fatal(Error::NotPending);
             }
             PreparedOperation::Start { config: Some(config), warm: true, .. } => {
-                let populated = match resume_from.take() {
+                // In memory that was used before, the pages that guests write are there already.
+                let populated = match resume_from.take().filter(|_| !*memory_reused) {
                     Some((accessor, state)) => accessor.populate(store, *instance, state).await,
                     None => Ok(()),
                 };

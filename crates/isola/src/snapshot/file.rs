@@ -18,11 +18,9 @@ use crate::{
     engine::engine,
     error::Error,
     files::{Tree, format as private_files},
+    linear_memory::image::{CHUNK_BYTES, Image, ImageWriter, is_zero},
     regular,
-    state::{
-        GuestState,
-        image::{CHUNK_BYTES, Image, ImageWriter, is_zero},
-    },
+    state::GuestState,
     template::Template,
 };
 
@@ -172,7 +170,7 @@ fn parse(
     let body = format::body(bytes, rest.len()).map_err(broken)?;
     let (image, files) = read_body(body, &header, base).map_err(broken)?;
     Ok(GuestState {
-        image,
+        image: Arc::new(image),
         files,
         globals: header.globals,
         monotonic: header.monotonic,

@@ -1,12 +1,10 @@
-//! Maps an image over the linear memory of a guest: the only unsafe step of a
-//! fork.
+//! The image of a guest's memory, and the pages that the guest has written.
 //!
-//! wasmtime reserves 4 GiB of addresses for each linear memory and makes the
-//! first part accessible, up to the current size of the memory. A private mapping
-//! of an image replaces exactly that part: reads go to the image until the guest
-//! writes to a page, which creates a private copy of it.
+//! On Linux the memory is a mapping of the image from the start (`linear_memory`). On other
+//! Unix systems a private mapping of the image replaces the memory that wasmtime has created:
+//! reads go to the image until the guest writes to a page, which creates a private copy of it.
 //!
-//! The invariants, and what upholds them:
+//! The invariants of that replacement, and what upholds them:
 //!
 //! 1. *The range is exactly the memory of this guest.* It is the slice that
 //!    wasmtime returns for the list `(0, memory.size)` that our accessor passed
@@ -18,20 +16,34 @@
 //! 3. *No other code accesses the memory's bytes.* The store is borrowed
 //!    exclusively and the borrow of the slice has ended; the guest's code that
 //!    runs is the accessor, which keeps no part of the memory in registers.
-//! 4. *The image cannot change or shrink*: it is sealed (`image.rs`). So no
+//! 4. *The image cannot change or shrink*: it is sealed (`linear_memory/image.rs`). So no
 //!    access beyond its end raises a signal, and no guest sees another's write.
 
 use std::io;
 
 use wasmtime::{StoreContextMut, component::WasmList};
 
-use super::image::Image;
+#[cfg(target_os = "linux")]
+use crate::linear_memory::own_pages;
+use crate::linear_memory::{PageRange, image::Image};
 
-/// A range of pages of a memory: the first page and the number of pages.
-pub(crate) type PageRange = (u32, u32);
+/// Verifies that a memory has the size of the image that it is a mapping of.
+#[cfg(target_os = "linux")]
+pub(crate) fn fill<T: 'static>(
+    store: &mut StoreContextMut<'_, T>,
+    memory: &WasmList<u8>,
+    image: &Image,
+) -> io::Result<()> {
+    let len = memory.as_le_slice(&*store).len();
+    if len != image.len() {
+        let image = image.len();
+        return Err(io::Error::other(format!("a memory of {len} bytes for an image of {image}")));
+    }
+    Ok(())
+}
 
 /// Replaces the content of a memory by an image of the same size.
-#[cfg(unix)]
+#[cfg(all(unix, not(target_os = "linux")))]
 #[allow(unsafe_code, reason = "mapping over a memory that wasmtime owns")]
 pub(crate) fn fill<T: 'static>(
     store: &mut StoreContextMut<'_, T>,
@@ -98,41 +110,15 @@ pub(crate) fn populate<T: 'static>(
     }
 }
 
-/// Returns the pages of a memory that the guest has written since an image was
-/// mapped over it. Empty if the kernel does not provide the information.
+/// Returns the pages of a memory that differ from its image, or did when an earlier guest had
+/// this memory. Empty if the kernel does not provide the information.
 #[cfg(target_os = "linux")]
 pub(crate) fn written<T: 'static>(
     store: &StoreContextMut<'_, T>,
     memory: &WasmList<u8>,
 ) -> Vec<PageRange> {
-    use std::os::unix::fs::FileExt as _;
-
-    /// Bits of a page's 64-bit entry in `/proc/self/pagemap`: the page is present,
-    /// and it is a page of a file.
-    const PRESENT: u64 = 1 << 63;
-    const OF_A_FILE: u64 = 1 << 61;
-
     let bytes = memory.as_le_slice(store);
-    let size = rustix::param::page_size();
-    let mut raw = vec![0; bytes.len() / size * 8];
-    let from = (bytes.as_ptr().addr() / size * 8) as u64;
-    let read = std::fs::File::open("/proc/self/pagemap")
-        .and_then(|pagemap| pagemap.read_exact_at(&mut raw, from));
-    if read.is_err() {
-        return Vec::new();
-    }
-    let (entries, _) = raw.as_chunks::<8>();
-    let mut pages: Vec<PageRange> = Vec::new();
-    for (number, entry) in (0..).zip(entries) {
-        if u64::from_ne_bytes(*entry) & (PRESENT | OF_A_FILE) != PRESENT {
-            continue;
-        }
-        match pages.last_mut() {
-            Some((first, count)) if *first + *count == number => *count += 1,
-            _ => pages.push((number, 1)),
-        }
-    }
-    pages
+    own_pages(bytes.as_ptr().addr(), bytes.len()).unwrap_or_default()
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -90,6 +90,64 @@ async fn damaged_entry_is_rebuilt() {
     assert_eq!(build(&runtime, &cache).await, 0);
 }
 
+/// Writes a component with a memory, which is stored beside the machine code.
+#[cfg(target_os = "linux")]
+fn runtime_with_memory(dir: &Path) -> PathBuf {
+    use wasm_encoder::{
+        Component, ConstExpr, DataSection, ExportKind, ExportSection, InstanceSection,
+        MemorySection, MemoryType, Module, ModuleArg, ModuleSection,
+    };
+
+    let mut memories = MemorySection::new();
+    memories.memory(MemoryType {
+        minimum: 2,
+        maximum: None,
+        memory64: false,
+        shared: false,
+        page_size_log2: None,
+    });
+    let mut exports = ExportSection::new();
+    exports.export("memory", ExportKind::Memory, 0);
+    let mut data = DataSection::new();
+    data.active(0, &ConstExpr::i32_const(70_000), *b"data");
+    let mut module = Module::new();
+    module.section(&memories).section(&exports).section(&data);
+    let mut instances = InstanceSection::new();
+    instances.instantiate(0, Vec::<(&str, ModuleArg)>::new());
+    let mut component = Component::new();
+    component.section(&ModuleSection(&module)).section(&instances);
+    let path = dir.join("memory.wasm");
+    fs::write(&path, component.finish()).unwrap();
+    path
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn damaged_memory_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = runtime_with_memory(dir.path());
+    let cache = dir.path().join("cache");
+    assert_eq!(build(&runtime, &cache).await, 1);
+    let entry = list_cache(&cache).unwrap()[0].clone();
+    let memory = entry.path.with_extension("memory");
+    let good = fs::read(&memory).unwrap();
+    assert_eq!((good.len(), &good[70_000..70_004]), (128 << 10, &b"data"[..]));
+    assert_eq!(entry.size, fs::metadata(&entry.path).unwrap().len() + (128 << 10));
+
+    let mut flipped = good.clone();
+    flipped[100] ^= 1;
+    for damage in [flipped, good[..1000].to_vec(), Vec::new()] {
+        fs::write(&memory, damage).unwrap();
+        assert_eq!(build(&runtime, &cache).await, 1);
+        assert_eq!(fs::read(&memory).unwrap(), good);
+    }
+    fs::remove_file(&memory).unwrap();
+    assert_eq!(build(&runtime, &cache).await, 1);
+    assert_eq!(build(&runtime, &cache).await, 0);
+    assert!(clear_cache(&cache).unwrap() > 128 << 10);
+    assert!(!memory.exists());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_builders_compile_once() {
     let dir = tempfile::tempdir().unwrap();

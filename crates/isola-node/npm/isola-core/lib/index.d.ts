@@ -115,6 +115,8 @@ export interface TemplateConfig extends RuntimeOptions {
   mounts?: MountConfig[];
   env?: Record<string, string>;
   limits?: Limits;
+  /** Memory of a sandbox that has ended is used for another one. Default: true. */
+  reuseMemory?: boolean;
 }
 
 /** A request of a guest. */

@@ -31,6 +31,7 @@ const TEMPLATE = [
   'mounts',
   'env',
   'limits',
+  'reuseMemory',
   'downloadUrl',
   'runtimesDir',
   'runtimeSha256',
@@ -66,13 +67,17 @@ const CALL = ['timeoutMs', 'cpuTimeoutMs', 'signal'];
  */
 function template(options, shipped) {
   known('buildTemplate', options, TEMPLATE);
-  const { cacheDir } = options;
+  const { cacheDir, reuseMemory = true } = options;
+  if (typeof reuseMemory !== 'boolean') {
+    throw expected('reuseMemory', 'true or false', reuseMemory);
+  }
   const { sources, onProgress } = source(options, shipped);
   return {
     native: {
       sources,
       cacheDir: cacheDir === null ? undefined : text(options, 'cacheDir'),
       noCache: cacheDir === null,
+      reuseMemory,
       prelude: text(options, 'prelude'),
       limits: limits(options),
       mounts: mounts(options.mounts),

@@ -1,10 +1,16 @@
-//! The memory of a guest as a file in memory, which is mapped into other guests.
+//! The memory of a guest as a file, which is mapped into other guests.
 
 use std::{
     fs::File,
     io::{self, Seek as _, SeekFrom, Write as _},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
+
+#[cfg(target_os = "linux")]
+use super::{slot::FREE_SLOTS, view::View};
 
 /// The granularity at which zero memory is omitted, in bytes.
 const PAGE_BYTES: usize = 4096;
@@ -17,9 +23,62 @@ pub(crate) struct Image {
     file: File,
     len: usize,
     checksum: OnceLock<u32>,
+    /// No other image of this process has the same.
+    number: u64,
+    /// `true` if more than one guest is created with it, as far as that is known.
+    has_more_guests: AtomicBool,
+    /// Present after it was copied over the memory of a guest that had ended.
+    #[cfg(target_os = "linux")]
+    view: OnceLock<View>,
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Image {
+    fn drop(&mut self) {
+        FREE_SLOTS.remove(self.number);
+    }
 }
 
 impl Image {
+    /// Returns the image that a file contains. The file must not change any more.
+    pub(crate) fn of_file(file: File) -> io::Result<Self> {
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        Ok(Self::new(file, len))
+    }
+
+    fn new(file: File, len: usize) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self {
+            file,
+            len,
+            number: LAST.fetch_add(1, Relaxed),
+            checksum: OnceLock::new(),
+            has_more_guests: AtomicBool::new(false),
+            #[cfg(target_os = "linux")]
+            view: OnceLock::new(),
+        }
+    }
+
+    /// Returns its content.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn bytes(&self) -> io::Result<&[u8]> {
+        if let Some(view) = self.view.get() {
+            return Ok(view.bytes());
+        }
+        let view = View::of(&self.file, self.len)?;
+        Ok(self.view.get_or_init(|| view).bytes())
+    }
+
+    /// Returns the number of this image in this process.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Records that guests will be created with it again, and reports whether that was known.
+    pub(crate) fn expect_more_guests(&self) -> bool {
+        self.has_more_guests.swap(true, Relaxed)
+    }
+
     /// Returns its length, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -121,7 +180,7 @@ impl ImageWriter {
 
     pub(crate) fn finish(self) -> io::Result<Image> {
         seal(&self.file)?;
-        Ok(Image { file: self.file, len: self.len, checksum: OnceLock::new() })
+        Ok(Image::new(self.file, self.len))
     }
 }
 
