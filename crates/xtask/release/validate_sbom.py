@@ -29,6 +29,8 @@ EXPECTED = [
     "OpenSSL",
     "sucrase",
     "runsc",
+    "gvisor.dev/gvisor",
+    "std",
     "nftables",
 ]
 

@@ -2,12 +2,18 @@
 //! Both are put into `target/isorun`, to which `.cargo/config.toml` points.
 
 mod agent;
+pub mod go_modules;
+mod gvisor;
 mod runsc;
+mod version;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+
+pub use gvisor::Built as BuiltRunsc;
+pub use runsc::build_for_release as runsc_for_release;
 
 use crate::{debian, workspace};
 

@@ -162,6 +162,7 @@ fn assemble(release: &Release, dir: &Path) -> Result<()> {
         created: &release.created,
         runtimes: &workspace::runtimes(),
         debian: &base.packages,
+        runsc: programs.runsc(),
     })?;
     fs::write(dir.join("sbom.cdx.json"), bill)?;
     write_checksums(dir)

@@ -43,9 +43,9 @@ impl Tools {
             Some(path) => path.to_owned(),
             None => find("runsc").ok_or_else(|| {
                 Error::Setup(
-                    "there is no runsc: install the package `runsc` of Debian 13 or of \
-                     bookworm-backports, or gVisor's own release; in a checkout, run \
-                     `cargo xtask setup`"
+                    "there is no runsc, which isorun's packages contain: install one of them, \
+                     the package `runsc` of Debian 13 or of bookworm-backports, or gVisor's \
+                     own release; in a checkout, run `cargo xtask setup --linux`"
                         .to_owned(),
                 )
             })?,

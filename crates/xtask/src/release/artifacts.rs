@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::tree::{Tree, gzip_bytes};
 use super::{Release, deb, oci, pages};
+use crate::linux::{self, BuiltRunsc};
 use crate::node::RuntimePackages;
 use crate::{archive, node, process, progress, sdk, setup, typescript, wheel, workspace};
 
@@ -17,6 +18,8 @@ const RUNTIMES: [&str; 2] = ["python.wasm", "js.wasm"];
 /// The programs of a release, stripped.
 pub struct Programs {
     dir: PathBuf,
+    /// The isolation of Linux sandboxes, which was linked without symbols.
+    runsc: BuiltRunsc,
 }
 
 impl Programs {
@@ -40,11 +43,15 @@ impl Programs {
             strip.arg("-o").arg(dir.join(name)).arg(&source);
             process::run_quiet(strip)?;
         }
-        Ok(Self { dir })
+        Ok(Self { dir, runsc: linux::runsc_for_release()? })
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    pub fn runsc(&self) -> &BuiltRunsc {
+        &self.runsc
     }
 }
 
@@ -106,6 +113,8 @@ fn installed(programs: &Programs, name: &str) -> Result<Tree> {
     }
     if name == "isorun" {
         tree.file("lib/isorun/isorun-agent", 0o755, &programs.path("isorun-agent"));
+        tree.file("lib/isorun/runsc", 0o755, &programs.runsc.program);
+        tree.file("share/doc/isorun/runsc-licences", 0o644, &programs.runsc.licences);
     }
     pages::add(&mut tree, "share", name, &programs.path(name))?;
     Ok(tree)

@@ -10,21 +10,25 @@ use anyhow::{Context, Result, bail};
 use crate::digest::Inputs;
 use crate::{debian, process, stamp, workspace};
 
-/// The release of Debian: the first whose `runsc` is recent enough.
+/// The release of Debian in the image, and in which the files of a release are tried.
 pub const SUITE: &str = "trixie";
+
+/// The oldest release of Debian in which the package of isorun is tried.
+pub const OLDEST_SUITE: &str = "bookworm";
 
 /// The packages that apt has downloaded, but not installed, in [`fresh`]: what the package
 /// of isorun recommends, and what the samples need.
-const DOWNLOADED: [&str; 6] =
-    ["runsc", "nftables", "ca-certificates", "man-db", "python3-venv", "python3-httpx"];
+const DOWNLOADED: [&str; 5] =
+    ["nftables", "ca-certificates", "man-db", "python3-venv", "python3-httpx"];
 
-/// Returns a minimal root, in which apt can install what the package of isorun recommends
-/// without a network.
-pub fn fresh() -> Result<PathBuf> {
+/// Returns a minimal root of a release of Debian, in which apt can install what the package of
+/// isorun recommends without a network.
+pub fn fresh(suite: &str) -> Result<PathBuf> {
     require_root()?;
-    let dir = workspace::tools().join("debian-root");
-    let digest = Inputs::default().text(SUITE, &DOWNLOADED.join(" ")).text("layout", "1").finish();
-    stamp::install("a root of Debian by debootstrap (a minute)", &dir, &digest, || {
+    let dir = workspace::tools().join("debian-root").join(suite);
+    let digest = Inputs::default().text(suite, &DOWNLOADED.join(" ")).text("layout", "1").finish();
+    let label = format!("a root of Debian {suite} by debootstrap (a minute)");
+    stamp::install(&label, &dir, &digest, || {
         debian::bootstrap_tools()?;
         let release = debian::release().context("roots are made on Debian, and this is not it")?;
         let tools = dir.join("tools");
@@ -33,7 +37,7 @@ pub fn fresh() -> Result<PathBuf> {
         let root = dir.join("root");
         let mut command = Command::new(debootstrap.join("usr/sbin/debootstrap"));
         command.env("DEBOOTSTRAP_DIR", debootstrap.join("usr/share/debootstrap"));
-        command.args(["--variant=minbase", SUITE]).arg(&root).arg(debian::mirror()?);
+        command.args(["--variant=minbase", suite]).arg(&root).arg(debian::mirror()?);
         process::run_quiet(command)?;
         // The machine may verify downloads, or reach the mirror, in a way of its own.
         copy_apt_configuration(&root)?;

@@ -1,7 +1,7 @@
 //! The image of the server, in the layout of the OCI, as one archive.
 //!
-//! Its first layer is a minimal Debian with what the server starts (`runsc`, `nft`), the
-//! second has the files of isorun. The first is kept, so that it is the same in repeated
+//! Its first layer is a minimal Debian with what the server starts (`nft`), the second has the
+//! files of isorun. The first is kept, so that it is the same in repeated
 //! runs; remove `target/tools/debian-image` to get the newest packages.
 
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use crate::digest::{self, Inputs};
 use crate::{process, stamp, workspace};
 
 /// What is installed in the first layer.
-const PACKAGES: [&str; 3] = ["runsc", "nftables", "ca-certificates"];
+const PACKAGES: [&str; 2] = ["nftables", "ca-certificates"];
 
 /// What is not part of the first layer: files that the kernel or a container's engine
 /// provides, and those that tell when and where the layer was made.
@@ -59,7 +59,8 @@ pub fn base() -> Result<Base> {
         .finish();
     let file = |name: &str| dir.join(name);
     stamp::install("the Debian of the server's image", &dir, &digest, || {
-        let root = debian_root::RootCopy::of(&debian_root::fresh()?, dir.join("root"))?;
+        let debian = debian_root::fresh(debian_root::SUITE)?;
+        let root = debian_root::RootCopy::of(&debian, dir.join("root"))?;
         let install = format!(
             "apt-get install -qy --no-download --no-install-recommends {}",
             PACKAGES.join(" ")

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::debian_root::SUITE;
+use crate::linux::{BuiltRunsc, go_modules};
 use crate::{dependencies, digest, workspace};
 
 /// What is distributed: its crate, the type of the component, and its name.
@@ -24,6 +25,9 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
 
 /// The runtime that is distributed by itself.
 const DATA_RUNTIME: &str = "python-data.wasm";
+
+/// The program that isolates Linux sandboxes.
+const RUNSC: &str = "runsc";
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The file that pins the C sources in the guests of Python.
@@ -56,6 +60,7 @@ pub struct Contents<'a> {
     pub runtimes: &'a Path,
     /// Lines `NAME VERSION` of the packages of Debian in the image.
     pub debian: &'a str,
+    pub runsc: &'a BuiltRunsc,
 }
 
 /// Creates the bill of materials.
@@ -67,6 +72,7 @@ pub fn render(release: &Contents<'_>) -> Result<String> {
         bill.add_program(&metadata, &hashes, crate_name, kind, description)?;
     }
     bill.add_guests(release)?;
+    bill.add_runsc(release)?;
     bill.add_image(release)?;
     bill.finish(release)
 }
@@ -352,6 +358,34 @@ impl Bill {
     }
 
     /// Adds the image of the server with its packages of Debian.
+    /// Adds the program that isolates Linux sandboxes, and the modules in it.
+    fn add_runsc(&mut self, release: &Contents<'_>) -> Result<()> {
+        let BuiltRunsc { program, modules, .. } = release.runsc;
+        let list = fs::read_to_string(modules)
+            .with_context(|| format!("cannot read {}", modules.display()))?;
+        let modules = go_modules::read(&list)?;
+        let gvisor = modules.iter().find(|[path, ..]| *path == "gvisor.dev/gvisor");
+        let [_, version, licence] = gvisor.context("runsc does not contain gVisor")?;
+        self.add(
+            RUNSC,
+            BillEntry {
+                kind: "application",
+                name: RUNSC.to_owned(),
+                version: (*version).to_owned(),
+                description: Some("gVisor's program, which isolates Linux sandboxes".to_owned()),
+                licence: Some((*licence).to_owned()),
+                sha256: Some(digest::of_file(program)?),
+                purl: None,
+            },
+        );
+        for [path, version, licence] in modules {
+            let more = BillEntry { licence: Some(licence.to_owned()), ..BillEntry::default() };
+            self.add_package(RUNSC, "golang", path, version, more);
+        }
+        self.link(&crate_reference("isorun", release.version), RUNSC);
+        Ok(())
+    }
+
     fn add_image(&mut self, release: &Contents<'_>) -> Result<()> {
         let image = "image";
         self.add(

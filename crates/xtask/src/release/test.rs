@@ -64,6 +64,7 @@ impl Tests {
         })?;
         step("the archives work in a fresh Debian", || self.archives())?;
         step("the package installs in a fresh Debian, works, and is purged", || self.package())?;
+        step("the package works in the oldest Debian", || self.package_in_oldest_debian())?;
         step("the image of the server starts, and creates a sandbox", || self.image())
     }
 
@@ -184,13 +185,13 @@ impl Tests {
     }
 
     fn archives(&self) -> Result<()> {
-        let root = self.fresh_root("archives")?;
+        let root = self.fresh_root(debian_root::SUITE, "archives")?;
         let isola = block("docs/install.md", "isola-archive")?;
         let data = block("docs/install.md", "isola-data")?;
         let isorun = block("docs/install.md", "isorun-archive")?;
         let script = format!(
             "{PREPARE}
-            apt-get install -q man-db runsc nftables
+            apt-get install -q man-db nftables
             {isola}
             {data}
             mkdir /opt/other
@@ -206,7 +207,8 @@ impl Tests {
                 test -s /usr/local/share/zsh/site-functions/_$program
                 test -s /usr/local/share/fish/vendor_completions.d/$program.fish
                 test -s /usr/local/share/doc/$program/LICENSE
-            done"
+            done
+            grep -q '^gvisor.dev/gvisor ' /usr/local/share/doc/isorun/runsc-licences"
         );
         let printed = root.output(&script, Network::Loopback)?;
         let mut expected = expected_lines(&isola, "# prints ");
@@ -217,7 +219,7 @@ impl Tests {
     }
 
     fn package(&self) -> Result<()> {
-        let root = self.fresh_root("package")?;
+        let root = self.fresh_root(debian_root::SUITE, "package")?;
         let linux = sample("README.md", "## isorun", "python")?;
         let interpreters = sample("docs/isorun/interpreters.md", "# Interpreters", "python")?;
         let place = root.dir.join("srv/release");
@@ -264,6 +266,25 @@ impl Tests {
         verify_output(&printed, &expected)
     }
 
+    fn package_in_oldest_debian(&self) -> Result<()> {
+        let root = self.fresh_root(debian_root::OLDEST_SUITE, "oldest")?;
+        let install = block("docs/install.md", "isorun-debian")?;
+        let first = block("docs/install.md", "isorun-first")?;
+        let script = format!(
+            "{PREPARE}
+            apt-get install -q python3
+            {install}
+            {START_SERVICE}
+            {first}
+            kill $server
+            wait $server"
+        );
+        let printed = root.output(&script, Network::Loopback)?;
+        let mut expected = vec!["This machine can run sandboxes: `isorun serve`."];
+        expected.extend(expected_lines(&first, "# prints "));
+        verify_output(&printed, &expected)
+    }
+
     fn image(&self) -> Result<()> {
         let archive = self.dir.join(artifacts::image_name(&self.release.version));
         let config = oci::inspect(&archive, &self.release.version, &self.scratch)?;
@@ -295,8 +316,8 @@ impl Tests {
     }
 
     /// Creates a fresh Debian with the files of the release in `/srv/release`.
-    fn fresh_root(&self, name: &str) -> Result<RootCopy> {
-        let root = RootCopy::of(&debian_root::fresh()?, self.scratch.join(name))?;
+    fn fresh_root(&self, suite: &str, name: &str) -> Result<RootCopy> {
+        let root = RootCopy::of(&debian_root::fresh(suite)?, self.scratch.join(name))?;
         let place = root.dir.join("srv/release");
         fs::create_dir_all(&place)?;
         copy_all(&self.dir, &place)?;
