@@ -28,7 +28,7 @@ const fn micros(python: u64, javascript: u64) -> [Option<Duration>; 2] {
 const STEPS: [Step; 10] = [
     Step { name: "template from a warm cache", goals: micros(10_000, 10_000), run: warm_template },
     Step { name: "create", goals: micros(1_000, 200), run: create },
-    Step { name: "create, load, first result", goals: micros(3_000, 1_500), run: first_result },
+    Step { name: "create, load, first result", goals: micros(1_000, 1_000), run: first_result },
     Step { name: "later call, small arguments", goals: micros(25, 40), run: later_call },
     Step { name: "run_code of 1+1", goals: micros(85, 100), run: run_code },
     Step { name: "1 MiB string in and back", goals: micros(15_000, 15_000), run: mebibyte },
