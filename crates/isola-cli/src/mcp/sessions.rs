@@ -276,8 +276,12 @@ struct SessionGuard<'a> {
 impl Drop for SessionGuard<'_> {
     fn drop(&mut self) {
         let mut open = self.sessions.lock();
-        let own = |it: &McpSession| Arc::ptr_eq(&it.slot, &self.slot);
-        let Some(index) = open.list.iter().position(own) else { return };
+        // This reference ends before the session counts as unused: closing the session has to
+        // free its guest at once.
+        let slot = std::mem::take(&mut self.slot);
+        let index = open.list.iter().position(|it| Arc::ptr_eq(&it.slot, &slot));
+        drop(slot);
+        let Some(index) = index else { return };
         let Some(session) = open.list.get_mut(index) else { return };
         session.users = session.users.saturating_sub(1);
         session.used = Instant::now();
