@@ -57,6 +57,8 @@ mod tests {
         starts: bool,
         /// The address of four bytes of data.
         data: Option<i32>,
+        /// The address is the result of an addition.
+        computed: bool,
     }
 
     /// Creates a component with one module, whose function sets a global.
@@ -112,7 +114,9 @@ mod tests {
         }
         let mut data = DataSection::new();
         if let Some(at) = shape.data {
-            data.active(0, &ConstExpr::i32_const(at), *b"data");
+            let address = ConstExpr::i32_const(at);
+            let sum = ConstExpr::i32_const(at).with_i32_const(0).with_i32_add();
+            data.active(0, if shape.computed { &sum } else { &address }, *b"data");
             module.section(&DataCountSection { count: 1 });
         }
         module.section(&codes).section(&data);
@@ -133,6 +137,7 @@ mod tests {
         twice: false,
         starts: false,
         data: None,
+        computed: false,
     };
 
     /// Returns why a component cannot be instrumented.
@@ -245,6 +250,7 @@ mod tests {
             (Shape { starts: true, ..PLAIN }, "a start function"),
             (Shape { data: Some((64 << 10) - 3), ..PLAIN }, "outside of its memory"),
             (Shape { data: Some(-1), ..PLAIN }, "outside of its memory"),
+            (Shape { data: Some(0), computed: true, ..PLAIN }, "not at a constant address"),
         ] {
             let why = refusal(&component(shape));
             assert!(why.contains(says), "{why}");
